@@ -1,0 +1,119 @@
+"""The two types that flow through everything: `Graph` in, `Prediction` out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One structure, or several side by side, with its neighbour list.
+
+    Lengths in Å. An edge e points from the centre i to the neighbour j,
+    `r_ij = positions[j] - positions[i] + edge_shift[e] @ cell` (vesin's convention);
+    every pair stands twice, once from each end.
+    """
+
+    positions: Tensor
+    """(n_atoms, n_dim) float, Å; n_dim is 3 for molecules, any n for the network."""
+    atomic_numbers: Tensor
+    """(n_atoms,) int64."""
+    edge_index: Tensor
+    """(2, n_edges) int64; row 0 the centre i, row 1 the neighbour j."""
+    edge_shift: Tensor | None
+    """(n_edges, n_dim) integers as float: cell shifts S. None: all zero (no periodic image)."""
+    cell: Tensor
+    """(n_graphs, 3, 3) float, Å; rows are the cell vectors (ASE)."""
+    pbc: Tensor
+    """(n_graphs, 3) bool; all False for molecules."""
+    batch: Tensor
+    """(n_atoms,) int64: the graph each atom belongs to."""
+
+    @property
+    def n_atoms(self) -> int:
+        return self.positions.shape[0]
+
+    @property
+    def n_edges(self) -> int:
+        return self.edge_index.shape[1]
+
+    @property
+    def n_graphs(self) -> int:
+        return self.cell.shape[0]
+
+    def edge_vectors(self) -> Tensor:
+        """r_ij, (n_edges, n_dim), Å, from each centre i to its neighbour j."""
+        centre, neighbor = self.edge_index
+        vectors = self.positions.index_select(0, neighbor) - self.positions.index_select(0, centre)
+        if self.edge_shift is None:
+            return vectors
+        if self.n_graphs == 1:
+            return vectors + self.edge_shift @ self.cell[0]
+        cells = self.cell.index_select(0, self.batch.index_select(0, centre))
+        return vectors + torch.bmm(self.edge_shift.unsqueeze(1), cells).squeeze(1)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
+        """The same graph on another device; `dtype` applies to the floating-point fields."""
+
+        def move(value: Tensor | None) -> Tensor | None:
+            if value is None:
+                return None
+            return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+
+        return Graph(**{field.name: move(getattr(self, field.name)) for field in fields(self)})  # type: ignore[arg-type]
+
+    @staticmethod
+    def collate(graphs: Sequence[Graph]) -> Graph:
+        """Several graphs side by side as one, in order.
+
+        Raises ValueError if `graphs` is empty.
+        """
+        if not graphs:
+            raise ValueError("cannot collate an empty list of graphs")
+        atom_offsets, graph_offsets, n_atoms, n_graphs = [], [], 0, 0
+        for graph in graphs:
+            atom_offsets.append(n_atoms)
+            graph_offsets.append(n_graphs)
+            n_atoms, n_graphs = n_atoms + graph.n_atoms, n_graphs + graph.n_graphs
+        shifts = None
+        if any(graph.edge_shift is not None for graph in graphs):
+            shifts = torch.cat([_dense_shift(graph) for graph in graphs])
+        return Graph(
+            positions=torch.cat([graph.positions for graph in graphs]),
+            atomic_numbers=torch.cat([graph.atomic_numbers for graph in graphs]),
+            edge_index=torch.cat(
+                [graph.edge_index + offset for graph, offset in zip(graphs, atom_offsets, strict=True)], 1
+            ),
+            edge_shift=shifts,
+            cell=torch.cat([graph.cell for graph in graphs]),
+            pbc=torch.cat([graph.pbc for graph in graphs]),
+            batch=torch.cat([graph.batch + offset for graph, offset in zip(graphs, graph_offsets, strict=True)]),
+        )
+
+
+def _dense_shift(graph: Graph) -> Tensor:
+    if graph.edge_shift is not None:
+        return graph.edge_shift
+    return graph.positions.new_zeros(graph.n_edges, graph.positions.shape[1])
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a potential says of a `Graph`. Energies are float64 whatever the model's precision."""
+
+    energy: Tensor
+    """(n_graphs,) eV, float64."""
+    forces: Tensor
+    """(n_atoms, 3) eV/Å."""
+    stress: Tensor | None
+    """(n_graphs, 3, 3) eV/Å³, (1/V) dE/dε, positive under tension (ASE's sign); NaN for graphs without three
+    periodic directions, None if not asked for."""
+    energies: Tensor
+    """(n_atoms,) eV, float64: each atom's share of the energy."""
+    extrapolation: Tensor
+    """(n_atoms,) ratio to the training data: above 1, the atom's surroundings are unlike what the model learned
+    from. NaN where the model carries no statistics."""

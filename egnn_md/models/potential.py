@@ -1,0 +1,252 @@
+"""A potential: `Graph` -> energy, with forces and stress from one autograd call.
+
+The energy is a sum over atoms of a reference energy per element, a network's term and a screened nuclear repulsion:
+
+    E = Σ_i [ E0(Z_i) + ε(h_i) ] + ½ Σ_ij E_ZBL(d_ij)
+
+Everything depends on positions through the edge vectors r_ij alone, so one gradient g_ij = ∂E/∂r_ij gives both
+F_k = Σ_j g_kj - Σ_i g_ik and the virial Σ_ij r_ij ⊗ g_ij. Energies are summed in float64 whatever the precision of
+the network.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+
+from egnn_md.elements import MAX_ATOMIC_NUMBER, symbols
+from egnn_md.graph import Graph, Prediction
+from egnn_md.nn.egnn import EGNN
+from egnn_md.nn.familiarity import Familiarity
+from egnn_md.nn.ops import gather, segment_sum
+from egnn_md.nn.radial import BesselBasis, cutoff_envelope, distance
+from egnn_md.nn.repulsion import ShortRange
+from egnn_md.nn.vector_egcl import Edges, VectorEGCL
+
+Network = Literal["vectors", "invariant", "coordinates"]
+LARGEST = {"hidden_dim": 4096, "message_dim": 4096, "n_vectors": 4096, "n_radial": 4096, "n_layers": 100}
+"""Limits of each size: a damaged or hostile configuration fails before anything is allocated."""
+
+
+class UnsupportedElement(ValueError):
+    """The structure has an element that the model was not made for."""
+
+
+@dataclass(frozen=True)
+class PotentialConfig:
+    """All that defines a potential's function, its weights apart."""
+
+    elements: tuple[int, ...]
+    """Atomic numbers the model knows, ascending."""
+    reference_energies: tuple[float, ...]
+    """E0 of each element, eV, in the order of `elements`."""
+    network: Network = "vectors"
+    """"vectors": EGCLs with vector channels; "invariant": the same without; "coordinates": the paper's EGCL,
+    with its coordinate update."""
+    cutoff: float = 5.0
+    """Å."""
+    hidden_dim: int = 64
+    message_dim: int = 64
+    n_layers: int = 3
+    n_vectors: int = 16
+    n_radial: int = 20
+
+    def __post_init__(self) -> None:
+        if list(self.elements) != sorted(set(self.elements)) or not all(type(z) is int for z in self.elements):
+            raise ValueError(f"elements must be distinct, ascending atomic numbers, not {self.elements}")
+        if not self.elements or not 1 <= self.elements[0] <= self.elements[-1] <= MAX_ATOMIC_NUMBER:
+            raise ValueError(f"elements must lie between 1 and {MAX_ATOMIC_NUMBER}, not {self.elements}")
+        if len(self.reference_energies) != len(self.elements):
+            raise ValueError("reference_energies needs one energy (eV) for each element")
+        if not all(math.isfinite(number) for number in (self.cutoff, *self.reference_energies)) or self.cutoff <= 0:
+            raise ValueError("cutoff (Å) must be positive, and all energies finite numbers")
+        if self.network not in get_args(Network):
+            raise ValueError(f"network is one of {get_args(Network)}, not {self.network!r}")
+        for name, largest in LARGEST.items():
+            size = getattr(self, name)
+            if type(size) is not int or not 1 <= size <= largest:
+                raise ValueError(f"{name} must be a whole number from 1 to {largest}, not {size!r}")
+
+
+class Potential(nn.Module):
+    """Energy, forces and stress of a `Graph` whose edges reach at least `config.cutoff`."""
+
+    def __init__(self, config: PotentialConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = _CoordinateNetwork(config) if config.network == "coordinates" else _VectorNetwork(config)
+        self.short_range = ShortRange(config.elements)
+        dim = config.hidden_dim
+        self.readout = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, 1))
+        self.familiarity = Familiarity(dim, len(config.elements))
+        lookup = torch.full((256,), len(config.elements), dtype=torch.int64)  # unknown: out of range, never a number
+        lookup[list(config.elements)] = torch.arange(len(config.elements))
+        self.register_buffer("species_of", lookup, persistent=False)
+        self.species_of: Tensor
+        self.reference_energies = torch.tensor(config.reference_energies, dtype=torch.float64)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Keep the reference energies in float64, on the device of the weights."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.reference_energies = self.reference_energies.to(self.species_of.device)
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network and of the forces."""
+        return self.short_range.table.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.species_of.device
+
+    def check_elements(self, atomic_numbers: Tensor) -> None:
+        """Raise UnsupportedElement, naming the elements, if the model does not know one of `atomic_numbers`."""
+        unknown = sorted(set(atomic_numbers.tolist()) - set(self.config.elements))
+        if unknown:
+            raise UnsupportedElement(
+                f"this model knows {symbols(self.config.elements)}; the structure has {symbols(unknown)}. "
+                "Use a model trained with these elements, or train one: egnn-md train"
+            )
+
+    def forward(self, graph: Graph, *, stress: bool = False, differentiable: bool = False) -> Prediction:
+        """Predict for each structure of `graph` (positions in Å, on the model's device).
+
+        Edge vectors are rounded to the model's dtype only after their differences are taken: float64 positions keep
+        a float32 model accurate far from the origin.
+
+        `stress` asks for the stress too. `differentiable` keeps what training needs to differentiate the energy and
+        the forces by the weights. Raises UnsupportedElement.
+        """
+        try:
+            species = self.species_of.index_select(0, graph.atomic_numbers)
+        except (IndexError, RuntimeError):
+            self.check_elements(graph.atomic_numbers)
+            raise
+        with torch.enable_grad():
+            vectors = graph.edge_vectors().to(self.dtype).detach().requires_grad_()
+            try:
+                energies, features = self.atomic_energies(vectors, species, graph.edge_index)
+            except (IndexError, RuntimeError):
+                self.check_elements(graph.atomic_numbers)
+                raise
+            gradient = edge_gradient(energies, vectors, differentiable)
+        if not differentiable:
+            energies = energies.detach()
+        return Prediction(
+            energy=segment_sum(energies, graph.batch, graph.n_graphs),
+            forces=forces_from_edges(gradient, graph.edge_index, graph.n_atoms),
+            stress=_stress(vectors, gradient, graph) if stress else None,
+            energies=energies,
+            extrapolation=self.familiarity(features.detach(), species),
+        )
+
+    def atomic_energies(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+        """The physics without its derivatives, traceable.
+
+        r_ij (n_edges, 3) in Å, species (n_atoms,) int64 positions in `config.elements`, edge_index (2, n_edges) ->
+        energies (n_atoms,) eV float64 and final features (n_atoms, hidden_dim).
+        """
+        distances = distance(vectors)
+        repulsion, seen_distances = self.short_range(distances, species, edge_index)
+        features = self.network(vectors, distances, seen_distances, species, edge_index)
+        atomic = self.readout(features).squeeze(-1).double() + self.reference_energies.index_select(0, species)
+        return atomic + 0.5 * segment_sum(repulsion.squeeze(-1).double(), edge_index[0], species.shape[0]), features
+
+
+def edge_gradient(energies: Tensor, vectors: Tensor, differentiable: bool = False) -> Tensor:
+    """∂E/∂r_ij, (n_edges, 3) eV/Å: the one autograd call behind forces and stress."""
+    if vectors.shape[0] == 0:
+        return torch.zeros_like(vectors)
+    (gradient,) = torch.autograd.grad(energies.sum(), vectors, create_graph=differentiable)
+    return gradient
+
+
+def forces_from_edges(gradient: Tensor, edge_index: Tensor, n_atoms: int) -> Tensor:
+    """F_k = -∂E/∂x_k = Σ_j g_kj - Σ_i g_ik, (n_atoms, 3) eV/Å."""
+    return segment_sum(gradient, edge_index[0], n_atoms) - segment_sum(gradient, edge_index[1], n_atoms)
+
+
+def _stress(vectors: Tensor, gradient: Tensor, graph: Graph) -> Tensor:
+    """(1/V) Σ_ij r_ij ⊗ g_ij, symmetrised, (n_graphs, 3, 3) eV/Å³."""
+    vectors = vectors.detach()
+    if graph.n_graphs == 1:
+        virial = (vectors.double().mT @ gradient.double()).to(gradient.dtype).unsqueeze(0)
+    else:
+        virials = vectors.unsqueeze(-1) * gradient.unsqueeze(-2)
+        virial = segment_sum(virials, graph.batch.index_select(0, graph.edge_index[0]), graph.n_graphs)
+    volume = torch.linalg.det(graph.cell).abs()
+    volume = torch.where(graph.pbc.all(-1), volume, torch.nan).to(virial)
+    return 0.5 * (virial + virial.mT) / volume[:, None, None]
+
+
+class _VectorNetwork(nn.Module):
+    """Element embedding and a stack of `VectorEGCL`."""
+
+    def __init__(self, config: PotentialConfig) -> None:
+        super().__init__()
+        self.cutoff = config.cutoff
+        self.basis = BesselBasis(config.n_radial, config.cutoff)
+        self.embedding = nn.Embedding(len(config.elements), config.hidden_dim)
+        n_vectors = 0 if config.network == "invariant" else config.n_vectors
+        self.layers = nn.ModuleList(
+            VectorEGCL(
+                config.hidden_dim,
+                config.message_dim,
+                config.n_radial,
+                n_vectors,
+                first=layer == 0,
+                last=layer == config.n_layers - 1,
+            )
+            for layer in range(config.n_layers)
+        )
+
+    def forward(
+        self, vectors: Tensor, distances: Tensor, seen_distances: Tensor, species: Tensor, edge_index: Tensor
+    ) -> Tensor:
+        edges = Edges(
+            index=edge_index,
+            directions=(vectors / distances).unsqueeze(-1),
+            radial=self.basis(seen_distances),
+            envelope=cutoff_envelope(distances, self.cutoff),
+        )
+        h, v = gather(self.embedding.weight, species), None
+        for layer in self.layers:
+            h, v = layer(h, v, edges)
+        return h
+
+
+class _CoordinateNetwork(nn.Module):
+    """The paper's EGNN with its coordinate update: radial basis as edge attributes, cutoff envelope as edge weight.
+
+    Positions enter as edge vectors: each node starts at zero and x_i - x_j has the offset -r_ij, with the length that
+    the network may see.
+    """
+
+    def __init__(self, config: PotentialConfig) -> None:
+        super().__init__()
+        self.cutoff = config.cutoff
+        self.n_elements = len(config.elements)
+        self.basis = BesselBasis(config.n_radial, config.cutoff)
+        dim = config.hidden_dim
+        self.egnn = EGNN(
+            self.n_elements, dim, dim, config.n_layers, edge_dim=config.n_radial, coordinate_scale="sum"
+        )  # C = 1: the paper's 1/(n-1) and the mean over neighbours would jump where an atom crosses the cutoff
+
+    def forward(
+        self, vectors: Tensor, distances: Tensor, seen_distances: Tensor, species: Tensor, edge_index: Tensor
+    ) -> Tensor:
+        envelope = cutoff_envelope(distances, self.cutoff)
+        state: Tensor = self.egnn(
+            nn.functional.one_hot(species, self.n_elements).to(vectors.dtype),
+            vectors.new_zeros(species.shape[0], vectors.shape[1]),
+            edge_index,
+            edge_attributes=self.basis(seen_distances),
+            edge_weight=envelope,
+            edge_offsets=vectors * (-seen_distances / distances),
+        ).features
+        return state

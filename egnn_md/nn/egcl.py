@@ -1,0 +1,168 @@
+"""The E(n)-equivariant graph convolutional layer of Satorras, Hoogeboom, Welling (arXiv 2102.09844).
+
+m_ij = φ_e(h_i, h_j, |x_i - x_j|², a_ij)                     (eq. 3)
+x_i' = x_i + C Σ_j (x_i - x_j) φ_x(m_ij)                     (eq. 4)
+m_i  = Σ_j m_ij,  or  Σ_j φ_inf(m_ij) m_ij  with soft edges  (eqs. 5 and 8)
+h_i' = h_i + φ_h(h_i, m_i)                                   (eq. 6, with the residual of the paper's code)
+v_i' = φ_v(h_i) v_i + C Σ_j (x_i - x_j) φ_x(m_ij)            (eq. 7; v_i is the input velocity in every layer)
+x_i' = x_i + v_i'
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from egnn_md.nn.ops import gather, segment_sum
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What an EGCL updates. Any number of dimensions; the unit of length is the caller's."""
+
+    features: Tensor
+    """h, (n_nodes, hidden_dim)."""
+    positions: Tensor
+    """x, (n_nodes, n_dim)."""
+    velocities: Tensor | None = None
+    """v, (n_nodes, n_dim), or None for a layer without velocities."""
+
+
+@dataclass(frozen=True)
+class EdgeInput:
+    """What all layers read of the edges, and no layer changes."""
+
+    index: Tensor
+    """(2, n_edges) int64: row 0 the centre i, row 1 the neighbour j."""
+    coordinate_scale: Tensor
+    """C of eqs. 4 and 7, (n_nodes, 1)."""
+    attributes: Tensor | None = None
+    """a_ij, (n_edges, edge_dim)."""
+    offsets: Tensor | None = None
+    """(n_edges, n_dim), added to x_i - x_j: minus the cell shift of a periodic image."""
+    weight: Tensor | None = None
+    """(n_edges, 1), known soft edges such as a cutoff envelope: every message is multiplied by it."""
+
+
+class EdgeModel(nn.Module):
+    """φ_e of eq. 3: two linear maps, each followed by SiLU.
+
+    The first acts on the concatenation [h_i; h_j; |x_i - x_j|²; a_ij]. It is kept in three parts,
+    W_s h_i + W_t h_j + W_p [d²; a_ij], so that the two large products run over nodes instead of edges: the same
+    function for about a third of the arithmetic.
+    """
+
+    def __init__(self, hidden_dim: int, edge_dim: int) -> None:
+        super().__init__()
+        self.source = nn.Linear(hidden_dim, hidden_dim)
+        self.target = nn.Linear(hidden_dim, hidden_dim, bias=False)
+        self.pair = nn.Linear(1 + edge_dim, hidden_dim, bias=False)
+        self.output = nn.Linear(hidden_dim, hidden_dim)
+        _initialize_as_one(self.source, self.target, self.pair)
+
+    def forward(self, features: Tensor, edges: EdgeInput, squared_distances: Tensor) -> Tensor:
+        """h (n_nodes, hidden_dim), d² (n_edges, 1) -> m_ij (n_edges, hidden_dim)."""
+        centre, neighbor = edges.index
+        pair = squared_distances
+        if edges.attributes is not None:
+            pair = torch.cat([pair, edges.attributes], -1)
+        hidden = gather(self.source(features), centre) + gather(self.target(features), neighbor) + self.pair(pair)
+        return nn.functional.silu(self.output(nn.functional.silu(hidden)))
+
+
+def _initialize_as_one(*parts: nn.Linear) -> None:
+    """Give the parts of a split linear map the initial weights of the whole (torch's default: ±1/sqrt(fan_in))."""
+    bound = sum(part.in_features for part in parts) ** -0.5
+    for part in parts:
+        nn.init.uniform_(part.weight, -bound, bound)
+        if part.bias is not None:
+            nn.init.uniform_(part.bias, -bound, bound)
+
+
+def _two_layers(in_dim: int, hidden_dim: int, out_dim: int, bias: bool = True) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, out_dim, bias=bias))
+
+
+class EGCL(nn.Module):
+    """One layer: see the equations at the top of this module.
+
+    Parameters
+    ----------
+    hidden_dim: width of h and of the messages.
+    edge_dim: number of edge attributes a_ij.
+    update_coordinates: apply eq. 4 (and eq. 7 when velocities are given); False leaves x and v as they are.
+    velocities: own a φ_v and update velocities, eq. 7.
+    velocity_recursion: v' = φ_v(h) v + … with the velocity of the layer before, instead of the input velocity.
+    soft_edges: weigh messages by φ_inf(m_ij) in (0, 1), eq. 8.
+    residual: add h to φ_h, as the authors' code does.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        *,
+        edge_dim: int = 0,
+        update_coordinates: bool = True,
+        velocities: bool = False,
+        velocity_recursion: bool = False,
+        soft_edges: bool = False,
+        residual: bool = True,
+    ) -> None:
+        super().__init__()
+        if velocities and not update_coordinates:
+            raise ValueError("velocities=True needs update_coordinates=True: eq. 7 moves the positions")
+        self.velocity_recursion = velocity_recursion
+        self.residual = residual
+        self.edge_model = EdgeModel(hidden_dim, edge_dim)  # φ_e
+        self.node_model = _two_layers(2 * hidden_dim, hidden_dim, hidden_dim)  # φ_h
+        self.soft_edge = nn.Linear(hidden_dim, 1) if soft_edges else None  # φ_inf, before its sigmoid
+        self.coordinate_model = _two_layers(hidden_dim, hidden_dim, 1, bias=False) if update_coordinates else None
+        self.velocity_model = _two_layers(hidden_dim, hidden_dim, 1) if velocities else None  # φ_v
+        if self.coordinate_model is not None:  # φ_x starts near zero: deep stacks would fling the points apart
+            nn.init.xavier_uniform_(cast(nn.Linear, self.coordinate_model[-1]).weight, gain=1e-3)
+
+    def forward(self, state: NodeState, edges: EdgeInput, input_velocities: Tensor | None = None) -> NodeState:
+        """One update of (h, x, v).
+
+        `input_velocities` (n_nodes, n_dim) is v_init of eq. 7; None means `state.velocities`. Raises ValueError if
+        the layer has velocities and the state none.
+        """
+        centre, neighbor = edges.index
+        differences = gather(state.positions, centre) - gather(state.positions, neighbor)  # x_i - x_j
+        if edges.offsets is not None:
+            differences = differences + edges.offsets
+        messages = self.edge_model(state.features, edges, differences.square().sum(-1, keepdim=True))
+        if self.soft_edge is not None:
+            messages = messages * torch.sigmoid(self.soft_edge(messages))
+        if edges.weight is not None:
+            messages = messages * edges.weight
+        moved = self._move(state, edges, messages, differences, input_velocities)
+        aggregated = segment_sum(messages, centre, state.features.shape[0])
+        update = self.node_model(torch.cat([state.features, aggregated], -1))
+        return replace(moved, features=state.features + update if self.residual else update)
+
+    def _move(
+        self,
+        state: NodeState,
+        edges: EdgeInput,
+        messages: Tensor,
+        differences: Tensor,
+        input_velocities: Tensor | None,
+    ) -> NodeState:
+        """Eqs. 4 and 7: new positions, new velocities, old features."""
+        if self.coordinate_model is None:
+            return state
+        weighted = differences * self.coordinate_model(messages)
+        if edges.weight is not None:
+            weighted = weighted * edges.weight
+        step = edges.coordinate_scale * segment_sum(weighted, edges.index[0], state.positions.shape[0])
+        if self.velocity_model is None:
+            return replace(state, positions=state.positions + step)
+        if state.velocities is None:
+            raise ValueError("this EGCL has velocities=True: give the state velocities (n_nodes, n_dim)")
+        carried = state.velocities if self.velocity_recursion or input_velocities is None else input_velocities
+        velocities = self.velocity_model(state.features) * carried + step
+        return replace(state, positions=state.positions + velocities, velocities=velocities)

@@ -1,0 +1,84 @@
+"""The stack of EGCLs: an E(n)-equivariant graph neural network (arXiv 2102.09844)."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from egnn_md.nn.egcl import EGCL, EdgeInput, NodeState
+from egnn_md.nn.ops import segment_sum
+
+CoordinateScale = Literal["others", "mean", "sum"]
+"""C of eqs. 4 and 7: 1/(n-1) of the paper, n the nodes of a graph; 1/neighbours of each node; or 1."""
+
+
+class EGNN(nn.Module):
+    """(h, x[, v]) -> (h', x'[, v']) in any number of dimensions: h' is invariant, x' and v' are equivariant.
+
+    Parameters
+    ----------
+    in_dim, hidden_dim, out_dim: widths of the input, hidden and output features.
+    n_layers: number of EGCLs.
+    coordinate_scale: the constant C, see `CoordinateScale`.
+    layer_options: passed on to `EGCL` (edge_dim, update_coordinates, velocities, soft_edges, …).
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        hidden_dim: int,
+        out_dim: int,
+        n_layers: int,
+        *,
+        coordinate_scale: CoordinateScale = "others",
+        edge_dim: int = 0,
+        **layer_options: bool,
+    ) -> None:
+        super().__init__()
+        if coordinate_scale not in get_args(CoordinateScale):
+            raise ValueError(f"coordinate_scale is one of {get_args(CoordinateScale)}, not {coordinate_scale!r}")
+        self.coordinate_scale = coordinate_scale
+        self.embedding = nn.Linear(in_dim, hidden_dim)
+        self.layers = nn.ModuleList(EGCL(hidden_dim, edge_dim=edge_dim, **layer_options) for _ in range(n_layers))
+        self.output = nn.Linear(hidden_dim, out_dim)
+
+    def forward(
+        self,
+        features: Tensor,
+        positions: Tensor,
+        edge_index: Tensor,
+        *,
+        edge_attributes: Tensor | None = None,
+        edge_weight: Tensor | None = None,
+        edge_offsets: Tensor | None = None,
+        velocities: Tensor | None = None,
+        batch: Tensor | None = None,
+    ) -> NodeState:
+        """Run all layers.
+
+        Shapes: features (n_nodes, in_dim), positions and velocities (n_nodes, n_dim), edge_index (2, n_edges),
+        edge_attributes (n_edges, edge_dim), edge_weight (n_edges, 1), edge_offsets (n_edges, n_dim), batch (n_nodes,)
+        the graph of each node (None: one graph); see `EdgeInput`. Inputs are not changed. Lengths in the caller's
+        unit, velocities in that unit per step.
+        """
+        scale = _coordinate_scale(self.coordinate_scale, positions, edge_index, batch)
+        edges = EdgeInput(edge_index, scale, edge_attributes, edge_offsets, edge_weight)
+        state = NodeState(self.embedding(features), positions, velocities)
+        for layer in self.layers:
+            state = layer(state, edges, velocities)
+        return NodeState(self.output(state.features), state.positions, state.velocities)
+
+
+def _coordinate_scale(kind: CoordinateScale, positions: Tensor, edge_index: Tensor, batch: Tensor | None) -> Tensor:
+    n_nodes = positions.shape[0]
+    if kind == "sum":
+        return positions.new_ones(n_nodes, 1)
+    if kind == "mean":
+        ones = positions.new_ones(edge_index.shape[1], 1)
+        return 1.0 / segment_sum(ones, edge_index[0], n_nodes).clamp(min=1.0)
+    if batch is None:
+        return positions.new_full((n_nodes, 1), 1.0 / max(n_nodes - 1, 1))
+    others = torch.bincount(batch)[batch].to(positions.dtype) - 1.0
+    return 1.0 / others.clamp(min=1.0).unsqueeze(-1)
