@@ -1,0 +1,180 @@
+"""One safe file per model: safetensors weights with everything else as JSON in the header.
+
+Loading runs no code from the file: the header names one of the kinds of model registered here, its configuration is
+checked field by field, and tensors are compared with what that configuration asks for before any is allocated.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+FORMAT_VERSION: Final = 1
+MAX_FILE_BYTES: Final = 2 * 1024**3
+MAX_HEADER_BYTES: Final = 4 * 1024**2
+_KEY: Final = "egnn_md"
+
+KINDS: Final[dict[str, tuple[str, str, str]]] = {
+    # kind: (module, model class, configuration class)
+    "potential": ("egnn_md.models.potential", "Potential", "PotentialConfig"),
+}
+
+UNITS: Final = {"energy": "eV", "length": "angstrom", "mass": "amu", "time": "fs"}
+
+
+class CheckpointError(ValueError):
+    """A file that is no usable checkpoint, or a name that no model has; the message says what to do."""
+
+
+def shipped_models() -> dict[str, Path]:
+    """Name -> file of the models that come with the package."""
+    folder = Path(str(files("egnn_md") / "pretrained"))
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """The file behind a shipped name or a path. Raises CheckpointError, naming what there is."""
+    shipped = shipped_models()
+    if str(name_or_path) in shipped:
+        return shipped[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    raise CheckpointError(
+        f"no model {str(name_or_path)!r}: shipped models are {', '.join(shipped) or 'none'}; "
+        "anything else must be the path of a .safetensors checkpoint"
+    )
+
+
+def save(model: nn.Module, path: str | Path, information: Mapping[str, Any] | None = None) -> None:
+    """Write a checkpoint atomically: the old file stays whole until the new one is.
+
+    `information` (JSON values) is kept under its keys: name, description, licence, training_data, held_out, command, …
+    """
+    from egnn_md import __version__
+
+    path = Path(path)
+    config: Any = model.config
+    header = {
+        "format_version": FORMAT_VERSION,
+        "library_version": __version__,
+        "kind": _kind_of(model),
+        "config": asdict(config),
+        "units": UNITS,
+        **(information or {}),
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _kind_of(model: nn.Module) -> str:
+    for kind, (_, class_name, _) in KINDS.items():
+        if type(model).__name__ == class_name:
+            return kind
+    raise CheckpointError(f"{type(model).__name__} is not a registered kind of model: {', '.join(KINDS)}")
+
+
+def read_header(name_or_path: str | Path) -> dict[str, Any]:
+    """The header of a checkpoint, as a dictionary; no tensor is read.
+
+    Raises CheckpointError for files that are truncated, oversized, not ours, or made by a newer library.
+    """
+    path = resolve(name_or_path)
+    size = path.stat().st_size
+    if not 8 <= size <= MAX_FILE_BYTES:
+        raise CheckpointError(f"{path} is {'empty or cut off' if size < 8 else 'too large'} for a checkpoint")
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    if header_bytes > min(MAX_HEADER_BYTES, size):
+        raise CheckpointError(f"{path} is not a safetensors file, or is cut off")
+    try:
+        with safe_open(path, framework="pt") as archive:
+            metadata = archive.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file, or is cut off: {error}") from error
+    if _KEY not in metadata:
+        raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of egnn-md")
+    try:
+        header = json.loads(metadata[_KEY])
+        version = header["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} has a damaged header: {error}") from error
+    if type(version) is not int or version < 1:
+        raise CheckpointError(f"{path} has a damaged header: format version {version!r}")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format {version}; this library (format {FORMAT_VERSION}) is older: pip install -U egnn-md"
+        )
+    return dict(header)
+
+
+def load(
+    name_or_path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> nn.Module:
+    """A model ready to predict, from a shipped name or a path.
+
+    `dtype` torch.float32 or torch.float64 is the precision of the network; None keeps the file's. Weights do not
+    require gradients. Raises CheckpointError.
+    """
+    path = resolve(name_or_path)
+    header = read_header(path)
+    model_class, config = _configured(path, header)
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in model_class(config).state_dict().items()}
+    with safe_open(path, framework="pt") as archive:
+        slices = {name: archive.get_slice(name) for name in archive.keys()}  # noqa: SIM118 (no mapping)
+        found = {name: tuple(part.get_shape()) for name, part in slices.items()}
+        if found != expected:
+            wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+            raise CheckpointError(f"{path}: tensors do not fit its configuration: {', '.join(wrong[:5])}")
+        precisions = {part.get_dtype() for part in slices.values()}
+        if precisions not in ({"F32"}, {"F64"}):
+            raise CheckpointError(f"{path}: tensors must all be float32 or all float64, not {sorted(precisions)}")
+        state = {name: archive.get_tensor(name) for name in expected}
+    with torch.random.fork_rng(devices=[]):  # initial weights must not disturb the caller's random numbers
+        model = model_class(config)
+    model.to(torch.float64 if precisions == {"F64"} else torch.float32).load_state_dict(state)
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise CheckpointError(f"{path} has weights that are not finite: its training diverged")
+    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def _configured(path: Path, header: dict[str, Any]) -> tuple[type[nn.Module], Any]:
+    """The model's class and its configuration, checked field by field."""
+    kind, raw = header.get("kind"), header.get("config")
+    if not isinstance(kind, str) or kind not in KINDS or not isinstance(raw, dict):
+        raise CheckpointError(f"{path} holds a model of kind {kind!r}; this library knows {', '.join(KINDS)}")
+    module_name, class_name, config_name = KINDS[kind]
+    module = importlib.import_module(module_name)
+    config_class = getattr(module, config_name)
+    unknown = raw.keys() - {field.name for field in fields(config_class)}
+    if unknown:
+        raise CheckpointError(f"{path} has unknown settings {sorted(unknown)}: it needs a newer egnn-md")
+    try:
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+        return getattr(module, class_name), config_class(**values)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has an invalid configuration: {error}") from error
