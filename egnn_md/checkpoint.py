@@ -62,6 +62,7 @@ def save(model: nn.Module, path: str | Path, information: Mapping[str, Any] | No
     """Write a checkpoint atomically: the old file stays whole until the new one is.
 
     `information` (JSON values) is kept under its keys: name, description, licence, training_data, held_out, command, …
+    Raises ValueError if it redefines what the model itself says, and CheckpointError for an unregistered model.
     """
     from egnn_md import __version__
 
@@ -73,8 +74,11 @@ def save(model: nn.Module, path: str | Path, information: Mapping[str, Any] | No
         "kind": _kind_of(model),
         "config": asdict(config),
         "units": UNITS,
-        **(information or {}),
     }
+    taken = header.keys() & (information or {}).keys()
+    if taken:
+        raise ValueError(f"information must not redefine {', '.join(sorted(taken))}: the model does")
+    header.update(information or {})
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

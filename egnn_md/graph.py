@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """One structure, or several side by side, with its neighbour list.
 
@@ -101,7 +101,7 @@ def _dense_shift(graph: Graph) -> Tensor:
     return graph.positions.new_zeros(graph.n_edges, graph.positions.shape[1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """What a potential says of a `Graph`. Energies are float64 whatever the model's precision."""
 

@@ -20,7 +20,6 @@ from egnn_md.elements import MAX_ATOMIC_NUMBER, symbols
 from egnn_md.neighbors import neighbor_list
 
 Array = NDArray[Any]
-Split = Literal["train", "valid", "test", "all"]
 
 
 class DataError(ValueError):
@@ -195,6 +194,8 @@ def concatenate(parts: Sequence[Frames]) -> Frames:
 
 
 def _check(frames: Frames, path: Path) -> None:
+    if frames.n_atoms.min() < 1:
+        raise DataError(f"{path}: frame {int(frames.n_atoms.argmin())} has no atoms; remove it")
     if not np.isfinite(frames.positions).all():
         bad = int(np.searchsorted(frames.starts, np.flatnonzero(~np.isfinite(frames.positions).all(1))[0], "right")) - 1
         raise DataError(f"{path}: frame {bad} has NaN or infinite positions; remove it")
@@ -206,17 +207,16 @@ def _check(frames: Frames, path: Path) -> None:
 
 def _read_npz(path: Path) -> Frames:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             data = {name: archive[name] for name in archive.files}
     except Exception as error:
         raise DataError(f"{path} is not a readable npz: {error}") from error
     missing = [name for name in ("n_atoms", "atomic_numbers", "positions", "energy") if name not in data]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}; it has {', '.join(sorted(data)) or 'nothing'}")
+    _check_arrays(data, path)
     n_atoms = data["n_atoms"].astype(np.int64)
-    n, total = len(n_atoms), int(n_atoms.sum())
-    if len(data["positions"]) != total or len(data["atomic_numbers"]) != total or len(data["energy"]) != n:
-        raise DataError(f"{path}: n_atoms adds up to {total} atoms in {n} frames, but the other arrays do not fit")
+    n = len(n_atoms)
     cell = data.get("cell", np.zeros((n, 3, 3))).astype(np.float64)
     pbc = data["pbc"].astype(bool) if "pbc" in data else (np.abs(cell).sum(-1) > 0)
     forces = data.get("forces")
@@ -235,6 +235,19 @@ def _read_npz(path: Path) -> Frames:
         tag=data["tag"].astype(str) if "tag" in data else np.full(n, ""),
     )
     return replace(frames, group=data["gdb"].astype(str) if "gdb" in data else _formulas(frames))
+
+
+def _check_arrays(data: dict[str, Array], path: Path) -> None:
+    words = [name for name in data if name not in ("tag", "gdb") and data[name].dtype.kind not in "iufb"]
+    if words:
+        raise DataError(f"{path}: {', '.join(words)} are not numbers")
+    n, total = len(data["n_atoms"].ravel()), int(data["n_atoms"].sum())
+    shapes = {"atomic_numbers": (total,), "positions": (total, 3), "forces": (total, 3)}
+    shapes |= dict.fromkeys(("n_atoms", "energy", "gdb", "tag", "has_forces"), (n,))
+    shapes |= dict.fromkeys(("cell", "stress"), (n, 3, 3))
+    wrong = [name for name, shape in shapes.items() if name in data and data[name].shape != shape]
+    if wrong or data["n_atoms"].min(initial=0) < 0:
+        raise DataError(f"{path}: {', '.join(wrong) or 'n_atoms'} do not fit {n} frames with {total} atoms in all")
 
 
 def _formulas(frames: Frames) -> NDArray[np.str_]:

@@ -54,6 +54,11 @@ class PotentialConfig:
     n_layers: int = 3
     n_vectors: int = 16
     n_radial: int = 20
+    repulsion_reach: float = 1.5
+    """Where the nuclear repulsion ends, in sums of covalent radii."""
+    core_start: float = 0.4
+    core_end: float = 0.65
+    """Between these distances, in sums of covalent radii, the network's view of a pair stops shrinking."""
 
     def __post_init__(self) -> None:
         if list(self.elements) != sorted(set(self.elements)) or not all(type(z) is int for z in self.elements):
@@ -64,6 +69,8 @@ class PotentialConfig:
             raise ValueError("reference_energies needs one energy (eV) for each element")
         if not all(math.isfinite(number) for number in (self.cutoff, *self.reference_energies)) or self.cutoff <= 0:
             raise ValueError("cutoff (Å) must be positive, and all energies finite numbers")
+        if not 0 < self.core_start < self.core_end < self.repulsion_reach < math.inf:
+            raise ValueError("0 < core_start < core_end < repulsion_reach must hold, all in sums of covalent radii")
         if self.network not in get_args(Network):
             raise ValueError(f"network is one of {get_args(Network)}, not {self.network!r}")
         for name, largest in LARGEST.items():
@@ -79,7 +86,9 @@ class Potential(nn.Module):
         super().__init__()
         self.config = config
         self.network = _CoordinateNetwork(config) if config.network == "coordinates" else _VectorNetwork(config)
-        self.short_range = ShortRange(config.elements)
+        self.short_range = ShortRange(
+            config.elements, reach=config.repulsion_reach, core_start=config.core_start, core_end=config.core_end
+        )
         dim = config.hidden_dim
         self.readout = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, 1))
         self.familiarity = Familiarity(dim, len(config.elements))
@@ -212,7 +221,7 @@ class _VectorNetwork(nn.Module):
             index=edge_index,
             directions=(vectors / distances).unsqueeze(-1),
             radial=self.basis(seen_distances),
-            envelope=cutoff_envelope(distances, self.cutoff),
+            envelope=cutoff_envelope(seen_distances, self.cutoff),
         )
         h, v = gather(self.embedding.weight, species), None
         for layer in self.layers:
@@ -240,7 +249,7 @@ class _CoordinateNetwork(nn.Module):
     def forward(
         self, vectors: Tensor, distances: Tensor, seen_distances: Tensor, species: Tensor, edge_index: Tensor
     ) -> Tensor:
-        envelope = cutoff_envelope(distances, self.cutoff)
+        envelope = cutoff_envelope(seen_distances, self.cutoff)
         state: Tensor = self.egnn(
             nn.functional.one_hot(species, self.n_elements).to(vectors.dtype),
             vectors.new_zeros(species.shape[0], vectors.shape[1]),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from egnn_md.nn.ops import gather, segment_sum
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NodeState:
     """What an EGCL updates. Any number of dimensions; the unit of length is the caller's."""
 
@@ -31,7 +31,7 @@ class NodeState:
     """v, (n_nodes, n_dim), or None for a layer without velocities."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EdgeInput:
     """What all layers read of the edges, and no layer changes."""
 

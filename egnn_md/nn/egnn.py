@@ -40,6 +40,7 @@ class EGNN(nn.Module):
         if coordinate_scale not in get_args(CoordinateScale):
             raise ValueError(f"coordinate_scale is one of {get_args(CoordinateScale)}, not {coordinate_scale!r}")
         self.coordinate_scale = coordinate_scale
+        self.has_velocities = bool(layer_options.get("velocities", False))
         self.embedding = nn.Linear(in_dim, hidden_dim)
         self.layers = nn.ModuleList(EGCL(hidden_dim, edge_dim=edge_dim, **layer_options) for _ in range(n_layers))
         self.output = nn.Linear(hidden_dim, out_dim)
@@ -61,8 +62,11 @@ class EGNN(nn.Module):
         Shapes: features (n_nodes, in_dim), positions and velocities (n_nodes, n_dim), edge_index (2, n_edges),
         edge_attributes (n_edges, edge_dim), edge_weight (n_edges, 1), edge_offsets (n_edges, n_dim), batch (n_nodes,)
         the graph of each node (None: one graph); see `EdgeInput`. Inputs are not changed. Lengths in the caller's
-        unit, velocities in that unit per step.
+        unit, velocities in that unit per step. Raises ValueError
+        for velocities given to a network without, or missing from one with them.
         """
+        if velocities is not None and not self.has_velocities:
+            raise ValueError("velocities given to an EGNN built without them: EGNN(…, velocities=True)")
         scale = _coordinate_scale(self.coordinate_scale, positions, edge_index, batch)
         edges = EdgeInput(edge_index, scale, edge_attributes, edge_offsets, edge_weight)
         state = NodeState(self.embedding(features), positions, velocities)

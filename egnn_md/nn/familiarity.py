@@ -45,7 +45,7 @@ class Familiarity(nn.Module):
         self.unit.fill_(1.0)
         raw = torch.linalg.vector_norm(centred @ whitening, dim=-1)
         for s in _distinct(species):
-            self.unit[s] = torch.quantile(raw[species == s][:1_000_000], 0.999)
+            self.unit[s] = torch.quantile(raw[species == s][:1_000_000], 0.999).clamp(min=1e-6)
 
 
 def _distinct(species: Tensor) -> list[int]:

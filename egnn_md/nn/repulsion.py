@@ -24,9 +24,7 @@ class ShortRange(nn.Module):
     `core_end` and `core_start` (in sums of covalent radii), so that no learned radial force can beat the repulsion.
     """
 
-    def __init__(
-        self, elements: Sequence[int], *, reach: float = 1.5, core_start: float = 0.4, core_end: float = 0.65
-    ) -> None:
+    def __init__(self, elements: Sequence[int], *, reach: float, core_start: float, core_end: float) -> None:
         super().__init__()
         z = torch.tensor(elements, dtype=torch.float64)
         radii = torch.tensor([COVALENT_RADII[i] for i in elements], dtype=torch.float64)

@@ -27,7 +27,7 @@ NEIGHBOR_SCALE = 0.25
 """1/sqrt(16): sums over about 16 neighbours start at order one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Edges:
     """What every layer reads of the edges; computed once per call."""
 

@@ -15,7 +15,7 @@ from egnn_md.data.structures import EdgeTable, Frames, ragged_rows
 from egnn_md.graph import Graph
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Structures with their labels; NaN where a label is missing."""
 

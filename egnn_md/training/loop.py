@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -113,7 +114,19 @@ def load_splits(data: DataConfig, data_files: list[Path]) -> Splits:
             f"{len(np.unique(frames.group))} groups (molecules) are too few for a training and a validation side: "
             "name groups in the data (info['group'] in extxyz) or raise valid_fraction"
         )
-    return Splits(train, valid, test)
+    return Splits(train, _within(valid, train), _within(test, train))
+
+
+def _within(held_out: Frames, train: Frames) -> Frames:
+    """The held-out frames whose elements all occur in training; the model will not know the others."""
+    unknown = ~np.isin(held_out.atomic_numbers, np.unique(train.atomic_numbers))
+    if not unknown.any():
+        return held_out
+    frame_of_atom = np.repeat(np.arange(len(held_out)), held_out.n_atoms)
+    dropped = np.unique(frame_of_atom[unknown])
+    names = symbols(np.unique(held_out.atomic_numbers[unknown]))
+    warnings.warn(f"{len(dropped)} held-out frames have {names}, which no training frame has: left out", stacklevel=2)
+    return held_out.select(np.setdiff1d(np.arange(len(held_out)), dropped))
 
 
 def reference_energies(frames: Frames, elements: tuple[int, ...]) -> tuple[float, ...]:
@@ -175,6 +188,7 @@ def _run(config: RunConfig, data_files: list[Path], folder: Path, resources: Res
         callbacks.append(RichProgressBar(refresh_rate=10))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         trainer = pl.Trainer(
             accelerator=resources.accelerator,
             devices=int(os.environ.get("LOCAL_WORLD_SIZE", resources.devices)),
@@ -194,7 +208,7 @@ def _run(config: RunConfig, data_files: list[Path], folder: Path, resources: Res
         )
         loaders = make_loaders(config, splits, model, trainer)
         last = folder / "last.ckpt"
-        trainer.fit(module, *loaders, ckpt_path=str(last) if last.exists() else None)
+        trainer.fit(module, *loaders, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     if not trainer.is_global_zero:
         return folder / "model.safetensors"
     from egnn_md.training.report import finish

@@ -52,11 +52,11 @@ class PotentialLoss:
             batch.stress if self.config.stress_weight > 0 else None,
         )
         parameters = dict(self.model.named_parameters())
-        if not self.config.compile:
-            return LossTerms(*self._terms(parameters, *inputs))
-        if self._compiled is None:
+        if self.config.compile and self._compiled is None:
             self._compiled = compile_function(self._terms, (parameters, *inputs))
-        return LossTerms(*self._compiled(parameters, *inputs))
+        terms = self._terms if self._compiled is None else self._compiled
+        total, *parts = terms(parameters, *inputs)
+        return LossTerms(total, *(part.detach() for part in parts))
 
     def _terms(
         self,
@@ -96,7 +96,7 @@ class PotentialLoss:
         total = (
             config.energy_weight * energy_term + config.force_weight * force_term + config.stress_weight * stress_term
         )
-        return total, force_term.detach(), energy_term.detach(), stress_term.detach()
+        return total, force_term, energy_term, stress_term
 
 
 class _AtomicEnergies(torch.nn.Module):
@@ -132,5 +132,20 @@ def compile_function(function: Callable[..., Any], example: tuple[Any, ...]) -> 
         traced = make_fx(lambda *inputs: function(*inputs), tracing_mode="symbolic", _allow_non_fake_inputs=True)(
             *example
         )
+    _connect_saved_results(traced)
     compiled: Callable[..., Any] = torch.compile(traced, dynamic=True)
     return compiled
+
+
+def _connect_saved_results(traced: torch.fx.GraphModule) -> None:
+    """Take out every `detach` of a trace: the inner gradient must depend on what it was made of.
+
+    Autograd keeps the result of an operation (rsqrt, exp, sqrt) detached for its backward, and joins it to the graph
+    again when a second derivative is asked for. The trace shows the first half only: without this, what the weights
+    do to the forces through such results would be missing from the gradient of the loss.
+    """
+    for node in list(traced.graph.nodes):
+        if node.target is torch.ops.aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
+    traced.recompile()

@@ -57,8 +57,9 @@ class PotentialModule(LightningModule):
         self.log_dict(values, on_step=True, on_epoch=False, prog_bar=True, batch_size=1, sync_dist=several)
         return terms.total
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, index: int) -> None:
-        """Move the average."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step, and the average after it: before any callback can save the state."""
+        super().optimizer_step(*args, **kwargs)
         self.average.update_parameters(self.model)
 
     def validation_step(self, batch: Batch, index: int) -> None:

@@ -23,7 +23,7 @@ class MuonAdam(torch.optim.Optimizer):
 
     Parameters
     ----------
-    matrices, others: the weights of each kind (see `split_parameters`). learning_rate: of both, eV-free.
+    matrices, others: the weights of each kind (see `split_parameters`). learning_rate: Muon's.
     adam_scale: Adam's learning rate in units of `learning_rate`.
     """
 

@@ -1,0 +1,190 @@
+"""Laws of the training loop: it learns; an interruption changes nothing; two processes equal one."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+from egnn_md.checkpoint import load, read_header
+from egnn_md.data.structures import DataError
+from egnn_md.graph import Graph
+from egnn_md.models.potential import Potential
+from egnn_md.neighbors import neighbor_list
+from egnn_md.training.config import ConfigError
+from egnn_md.training.loop import Resources, RunFolderError, train
+
+NAMES = ("H2O", "CH4", "NH3", "CH3OH", "C2H4", "HCN", "H2CO", "C2H6", "N2H4", "HCOOH")
+CONFIG = """
+name = "tiny"
+seed = 3
+licence = "MIT"
+[data]
+files = ["frames.npz"]
+valid_fraction = 0.3
+test_fraction = 0.1
+[model]
+hidden_dim = 8
+message_dim = 8
+n_layers = 2
+n_vectors = 6
+n_radial = 6
+cutoff = 4.0
+[training]
+max_steps = {max_steps}
+batch_size = 4
+warmup_steps = 2
+dtype = "float64"
+learning_rate = 5e-3
+validate_every = 10
+checkpoint_every = 5
+{extra}
+"""
+RUNNER = """
+import sys, torch
+torch.set_num_threads(1)
+from egnn_md.training.loop import Resources, resume, train
+if __name__ == "__main__":
+    folder, output = sys.argv[2:4]
+    if sys.argv[1] == "resume":
+        resume(output, Resources(progress=False))
+    else:
+        train(folder + "/config.toml", output=output, resources=Resources(progress=False))
+"""
+
+
+@pytest.fixture
+def run_setup(tmp_path: Path, random_potential: Callable[..., Potential]) -> Callable[..., Path]:
+    """A folder with frames labelled by a random potential, a configuration and a script that trains."""
+
+    def make(max_steps: int = 40, extra: str = "") -> Path:
+        teacher, rng = random_potential(seed=7), np.random.default_rng(0)
+        teacher.readout[2].weight *= 20.0  # so that there is something to learn beside the repulsion
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in ("z", "x", "f", "e", "n", "g")}
+        for group, name in enumerate(NAMES):
+            atoms = molecule(name)
+            for _ in range(6):
+                positions = atoms.positions + 0.05 * rng.normal(size=atoms.positions.shape)
+                edges, _ = neighbor_list(positions, np.zeros((3, 3)), np.zeros(3, bool), teacher.config.cutoff)
+                graph = Graph(
+                    torch.from_numpy(positions),
+                    torch.from_numpy(atoms.numbers.astype(np.int64)),
+                    torch.from_numpy(edges),
+                    None,
+                    torch.zeros(1, 3, 3, dtype=torch.float64),
+                    torch.zeros(1, 3, dtype=torch.bool),
+                    torch.zeros(len(atoms), dtype=torch.int64),
+                )
+                label = teacher(graph)
+                rows = (
+                    atoms.numbers,
+                    positions,
+                    label.forces.numpy(),
+                    label.energy.detach().numpy(),
+                    [len(atoms)],
+                    [group],
+                )
+                for column, row in zip(columns.values(), rows, strict=True):
+                    column.append(np.asarray(row))
+        z, x, f, e, n, g = (np.concatenate(column) for column in columns.values())
+        np.savez(tmp_path / "frames.npz", n_atoms=n, atomic_numbers=z, positions=x, forces=f, energy=e, gdb=g)
+        (tmp_path / "config.toml").write_text(CONFIG.format(max_steps=max_steps, extra=extra))
+        (tmp_path / "runner.py").write_text(RUNNER)
+        return tmp_path
+
+    return make
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def test_training_lowers_the_validation_error_and_writes_a_complete_model(run_setup: Callable[..., Path]) -> None:
+    folder = run_setup(max_steps=150)
+    model_file = train(folder / "config.toml", output=folder / "run", resources=Resources(progress=False))
+    with (folder / "run" / "log.csv").open() as file:
+        errors = [float(row["valid_force_mae"]) for row in csv.DictReader(file) if row["valid_force_mae"]]
+    assert min(errors) < 0.8 * errors[0]
+    header = read_header(model_file)
+    assert header["held_out"]["valid"]["force_mae"] == pytest.approx(min(errors), rel=1e-6)
+    assert header["training_data"]["files"][0].startswith("frames.npz ")
+    assert isinstance(load(model_file), Potential)
+    for name in ("parity.png", "learning_curve.png"):
+        assert (folder / "run" / name).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("compiled", [False])
+def test_killed_and_resumed_run_ends_with_the_same_weights(run_setup: Callable[..., Path], compiled: bool) -> None:
+    folder = run_setup(max_steps=60)
+    train(folder / "config.toml", output=folder / "whole", resources=Resources(progress=False))
+    command = [sys.executable, str(folder / "runner.py")]
+    process = subprocess.Popen([*command, "train", str(folder), str(folder / "cut")], stderr=subprocess.DEVNULL)
+    while not (folder / "cut" / "last.ckpt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    step = torch.load(folder / "cut" / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < step < 60
+    subprocess.run([*command, "resume", str(folder), str(folder / "cut")], check=True, capture_output=True)
+    whole, cut = _weights(folder / "whole"), _weights(folder / "cut")
+    assert whole.keys() == cut.keys()
+    for name in whole:
+        assert torch.equal(whole[name], cut[name]) or bool(whole[name].isnan().all()), name
+    best = [load(folder / run / "model.safetensors").state_dict() for run in ("whole", "cut")]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+
+
+def test_two_processes_equal_one_with_the_same_global_batch(run_setup: Callable[..., Path]) -> None:
+    folder = run_setup(max_steps=20)
+    train(folder / "config.toml", output=folder / "one", resources=Resources(progress=False))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*launcher, str(folder / "runner.py"), "train", str(folder), str(folder / "two")],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = _weights(folder / "one"), _weights(folder / "two")
+    for name, value in one.items():
+        if value.is_floating_point() and not bool(value.isnan().any()):
+            assert float((value - two[name]).abs().max()) <= 1e-6 * float(value.abs().max()), name
+
+
+def test_fine_tuning_starts_from_the_given_model(run_setup: Callable[..., Path], checkpoint_file: Path) -> None:
+    folder = run_setup(max_steps=1)
+    text = (folder / "config.toml").read_text().replace("learning_rate = 5e-3", "learning_rate = 1e-12")
+    (folder / "config.toml").write_text(text.replace("seed = 3", f"seed = 3\ninit_from = {str(checkpoint_file)!r}"))
+    tuned = load(train(folder / "config.toml", output=folder / "run", resources=Resources(progress=False)))
+    for (name, value), start in zip(tuned.named_parameters(), load(checkpoint_file).parameters(), strict=True):
+        assert torch.allclose(value, start, atol=1e-9), name
+
+
+def test_mistakes_are_told(run_setup: Callable[..., Path]) -> None:
+    folder = run_setup()
+    config = folder / "config.toml"
+    with pytest.raises(DataError, match="frames.npz"):
+        (folder / "frames.npz").rename(folder / "other.npz")
+        train(config, output=folder / "run")
+    (folder / "other.npz").rename(folder / "frames.npz")
+    good = config.read_text()
+    config.write_text(good.replace("learning_rate", "learning_rat"))
+    with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
+        train(config, output=folder / "run")
+    config.write_text(good)
+    (folder / "run").mkdir()
+    (folder / "run" / "config.toml").write_text(good)
+    with pytest.raises(RunFolderError, match="--resume"):
+        train(config, output=folder / "run")
