@@ -12,6 +12,7 @@ the network.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from egnn_md.elements import MAX_ATOMIC_NUMBER, symbols
 from egnn_md.graph import Graph, Prediction
+from egnn_md.nn.compilation import compile_function
 from egnn_md.nn.egnn import EGNN
 from egnn_md.nn.familiarity import Familiarity
 from egnn_md.nn.ops import gather, segment_sum
@@ -27,6 +29,7 @@ from egnn_md.nn.radial import BesselBasis, cutoff_envelope, distance
 from egnn_md.nn.repulsion import ShortRange
 from egnn_md.nn.vector_egcl import Edges, VectorEGCL
 
+_Terms = tuple[Tensor, Tensor, Tensor]
 Network = Literal["vectors", "invariant", "coordinates"]
 LARGEST = {"hidden_dim": 4096, "message_dim": 4096, "n_vectors": 4096, "n_radial": 4096, "n_layers": 100}
 """Limits of each size: a damaged or hostile configuration fails before anything is allocated."""
@@ -97,11 +100,20 @@ class Potential(nn.Module):
         self.register_buffer("species_of", lookup, persistent=False)
         self.species_of: Tensor
         self.reference_energies = torch.tensor(config.reference_energies, dtype=torch.float64)
+        self._compile = False
+        self._compiled: Callable[..., _Terms] | None = None
+
+    def compile_forces(self) -> None:
+        """From now on, predict through compiled code, made at the first call: a minute or so, then about twice as
+        fast on a CPU. Structures of any size share it; changing the model's precision or device makes it anew.
+        """
+        self._compile = True
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Keep the reference energies in float64, on the device of the weights."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.reference_energies = self.reference_energies.to(self.species_of.device)
+        self._compiled = None
         return self
 
     @property
@@ -139,13 +151,10 @@ class Potential(nn.Module):
         with torch.enable_grad():
             vectors = graph.edge_vectors().to(self.dtype).detach().requires_grad_()
             try:
-                energies, features = self.atomic_energies(vectors, species, graph.edge_index)
+                energies, gradient, features = self._terms(vectors, species, graph.edge_index, differentiable)
             except (IndexError, RuntimeError):
                 self.check_elements(graph.atomic_numbers)
                 raise
-            gradient = edge_gradient(energies, vectors, differentiable)
-        if not differentiable:
-            energies = energies.detach()
         return Prediction(
             energy=segment_sum(energies, graph.batch, graph.n_graphs),
             forces=forces_from_edges(gradient, graph.edge_index, graph.n_atoms),
@@ -153,6 +162,21 @@ class Potential(nn.Module):
             energies=energies,
             extrapolation=self.familiarity(features.detach(), species),
         )
+
+    def _terms(self, vectors: Tensor, species: Tensor, edge_index: Tensor, differentiable: bool) -> _Terms:
+        """Energies of the atoms, gradient by the edge vectors, final features."""
+        if differentiable or not self._compile or min(vectors.shape[0], species.shape[0]) < 2:  # no trace fits 0 and 1
+            energies, features = self.atomic_energies(vectors, species, edge_index)
+            gradient = edge_gradient(energies, vectors, differentiable)
+            return energies if differentiable else energies.detach(), gradient, features
+        if self._compiled is None:
+            self._compiled = compile_function(self._force_call, (vectors.detach(), species, edge_index))
+        return self._compiled(vectors.detach(), species, edge_index)
+
+    def _force_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> _Terms:
+        vectors = vectors.detach().requires_grad_()
+        energies, features = self.atomic_energies(vectors, species, edge_index)
+        return energies, edge_gradient(energies, vectors), features
 
     def atomic_energies(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
         """The physics without its derivatives, traceable.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from egnn_md.models.potential import Potential, edge_gradient, forces_from_edges
-from egnn_md.nn.ops import opaque_sums, segment_sum
+from egnn_md.nn.compilation import compile_function
+from egnn_md.nn.ops import segment_sum
 from egnn_md.training.batches import Batch
 from egnn_md.training.config import TrainingConfig
 
@@ -118,34 +119,3 @@ def _penalty(error: Tensor, kind: str) -> Tensor:
     """Length of each row (l1), rounded off below 1e-3 to keep its gradient finite; or its square (mse)."""
     squared = error.square().sum(-1)
     return squared.double() if kind == "mse" else (squared + 1e-6).sqrt().double()
-
-
-def compile_function(function: Callable[..., Any], example: tuple[Any, ...]) -> Callable[..., Any]:
-    """Trace a function that differentiates inside itself, for any sizes, and compile the trace.
-
-    torch.compile alone cannot differentiate twice; traced first, the inner gradient is ordinary code to it.
-    """
-    import torch.fx.experimental._config as fx_config
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    with opaque_sums(), fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-        traced = make_fx(lambda *inputs: function(*inputs), tracing_mode="symbolic", _allow_non_fake_inputs=True)(
-            *example
-        )
-    _connect_saved_results(traced)
-    compiled: Callable[..., Any] = torch.compile(traced, dynamic=True)
-    return compiled
-
-
-def _connect_saved_results(traced: torch.fx.GraphModule) -> None:
-    """Take out every `detach` of a trace: the inner gradient must depend on what it was made of.
-
-    Autograd keeps the result of an operation (rsqrt, exp, sqrt) detached for its backward, and joins it to the graph
-    again when a second derivative is asked for. The trace shows the first half only: without this, what the weights
-    do to the forces through such results would be missing from the gradient of the loss.
-    """
-    for node in list(traced.graph.nodes):
-        if node.target is torch.ops.aten.detach.default:
-            node.replace_all_uses_with(node.args[0])
-            traced.graph.erase_node(node)
-    traced.recompile()

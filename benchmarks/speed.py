@@ -1,0 +1,139 @@
+"""What does a force call cost? Needs tblite.
+
+First ethanol: our calculator, through ase, beside the bare network with its graph ready. Then our calculator beside
+GFN2-xTB (tblite through ase) for growing droplets of ethanol and chains of alkane. All on the same thread, one call of
+each in turn, atoms moved a little between calls as in dynamics; medians, and their ratios.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from _batched_md import all_pairs
+from _common import Molecule, calculator, gfn2, load_potential, make_parser, parse, print_table, write_json
+from _liquids import droplet
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+STEP = 0.003  # Å between calls, about what an atom moves in 0.5 fs
+PRECISIONS = ("float32", "float64")
+
+
+def alkane(n_carbon: int) -> Atoms:
+    """An all-trans chain, 3 n_carbon + 2 atoms."""
+    from ase import Atoms
+
+    symbols, positions = [], []
+    for k in range(n_carbon):
+        side = 1.0 if k % 2 else -1.0
+        carbon = np.array([1.257 * k, 0.444 * side, 0.0])
+        hydrogens = carbon + np.array([[0.0, 0.63 * side, 0.89], [0.0, 0.63 * side, -0.89]])
+        positions += [carbon, *hydrogens]
+        symbols += ["C", "H", "H"]
+        if k in (0, n_carbon - 1):
+            outwards = np.array([-0.89 if k == 0 else 0.89, -0.63 * side, 0.0])
+            positions.append(carbon + outwards)
+            symbols.append("H")
+    return Atoms(symbols, positions)
+
+
+def structures() -> dict[str, Atoms]:
+    """About 9, 20, 60 and 150 atoms, compact and long."""
+    drops = {f"ethanol x {n}": droplet("CH3CH2OH", n) for n in (1, 2, 7, 17)}
+    return drops | {f"C{n}H{2 * n + 2}": alkane(n) for n in (6, 20, 50)}
+
+
+def interleaved(calls: dict[str, Callable[[np.ndarray], object]], start: np.ndarray, rounds: int) -> dict[str, float]:
+    """Median seconds of each call; every round moves the atoms and runs each call once."""
+    rng, positions = np.random.default_rng(0), start.copy()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for count in range(rounds + 2):
+        positions = start + STEP * rng.normal(size=start.shape)
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call(positions)
+            if count >= 2:  # the first calls allocate
+                seconds[name].append(time.perf_counter() - began)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+def through_ase(atoms: Atoms, engine: Any) -> Callable[[np.ndarray], object]:
+    copy = atoms.copy()
+    copy.calc = engine
+
+    def call(positions: np.ndarray) -> object:
+        copy.positions = positions
+        return copy.get_forces()
+
+    return call
+
+
+def bare_network(atoms: Atoms, model_name: str, dtype: str) -> Callable[[np.ndarray], object]:
+    """The potential on a graph that is ready; ethanol's pairs are all within reach, so no list is left out."""
+    model = load_potential(model_name, dtype)
+    graph = all_pairs([Molecule(0, atoms.numbers.astype(np.int64), atoms.positions)], model.dtype)
+    return lambda positions: model(graph)
+
+
+def overhead(model: str, rounds: int) -> dict[str, Any]:
+    from ase.build import molecule
+
+    ethanol = molecule("CH3CH2OH")
+    result: dict[str, dict[str, float]] = {}
+    for dtype in PRECISIONS:
+        calls = {
+            "bare": bare_network(ethanol, model, dtype),
+            "calculator": through_ase(ethanol, calculator(model, dtype)),
+        }
+        seconds = interleaved(calls, ethanol.positions, rounds)
+        result[dtype] = {**seconds, "overhead": seconds["calculator"] / seconds["bare"] - 1.0}
+    print_table(
+        "Ethanol, one force call",
+        ("dtype", "bare network ms", "calculator ms", "overhead %"),
+        [(name, 1e3 * row["bare"], 1e3 * row["calculator"], 1e2 * row["overhead"]) for name, row in result.items()],
+    )
+    return result
+
+
+def beside_gfn2(model: str, rounds: int, largest: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name, atoms in structures().items():
+        if len(atoms) > largest:
+            continue
+        calls = {dtype: through_ase(atoms, calculator(model, dtype)) for dtype in PRECISIONS}
+        seconds = interleaved({**calls, "gfn2": through_ase(atoms, gfn2(accuracy=1.0))}, atoms.positions, rounds)
+        ratios = {f"{dtype}_faster": seconds["gfn2"] / seconds[dtype] for dtype in PRECISIONS}
+        rows.append({"structure": name, "n_atoms": len(atoms), **seconds, **ratios})
+    print_table(
+        "One force call through ase beside GFN2-xTB; x: how many times faster",
+        ("structure", "atoms", "float32 ms", "float64 ms", "GFN2-xTB ms", "float32 x", "float64 x"),
+        [
+            (row["structure"], row["n_atoms"], 1e3 * row["float32"], 1e3 * row["float64"], 1e3 * row["gfn2"],
+             row["float32_faster"], row["float64_faster"])
+            for row in rows
+        ],
+    )  # fmt: skip
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = make_parser(__doc__ or "", data=False)
+    parser.add_argument("--rounds", type=int, default=30, help="calls of each")
+    parser.add_argument("--largest", type=int, default=200, help="leave out structures with more atoms")
+    options = parse(parser, arguments)
+    result = {
+        "threads": torch.get_num_threads(),
+        "overhead": overhead(options.model, 10 * options.rounds),
+        "beside_gfn2": beside_gfn2(options.model, options.rounds, options.largest),
+    }
+    write_json(options.json, result)
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""torch.compile for functions that differentiate inside themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from egnn_md.nn.ops import opaque_sums
+
+
+def compile_function(function: Callable[..., Any], example: tuple[Any, ...]) -> Callable[..., Any]:
+    """Trace a function that differentiates inside itself, for any sizes, and compile the trace.
+
+    torch.compile alone cannot differentiate twice; traced first, the inner gradient is ordinary code to it.
+    """
+    import torch.fx.experimental._config as fx_config
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with opaque_sums(), fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+        traced = make_fx(lambda *inputs: function(*inputs), tracing_mode="symbolic", _allow_non_fake_inputs=True)(
+            *example
+        )
+    _connect_saved_results(traced)
+    compiled: Callable[..., Any] = torch.compile(traced, dynamic=True)
+    return compiled
+
+
+def _connect_saved_results(traced: torch.fx.GraphModule) -> None:
+    """Take out every `detach` of a trace: the inner gradient must depend on what it was made of.
+
+    Autograd keeps the result of an operation (rsqrt, exp, sqrt) detached for its backward, and joins it to the graph
+    again when a second derivative is asked for. The trace shows the first half only: without this, what the weights
+    do to the forces through such results would be missing from the gradient of the loss.
+    """
+    for node in list(traced.graph.nodes):
+        if node.target is torch.ops.aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
+    traced.recompile()

@@ -1,0 +1,357 @@
+"""Each benchmark runs in its smallest form on made-up data, and the measures they are built on obey their laws."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ase.units
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import molecule
+from ase.calculators.calculator import Calculator, all_changes
+
+from egnn_md.checkpoint import save
+from egnn_md.data.structures import side_of_group
+from egnn_md.models.potential import Potential
+from egnn_md.units import BOLTZMANN
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = ("accuracy", "dimers", "nve", "nvt_bonds", "relax", "scaling", "speed", "vibrations")
+SPLIT = {"valid": 0.1, "test": 0.5}
+pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.calculators.ase_calculator.ExtrapolationWarning")
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Import a script as running it would: with its folder on the path."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+@pytest.fixture
+def model_file(random_potential: Callable[..., Potential], tmp_path: Path) -> str:
+    path = tmp_path / "random.safetensors"
+    save(random_potential(), path, {"name": "random", "split": SPLIT})
+    return str(path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder with a qm9.npz of benzenes and pyridines (6 heavy atoms), and ethanols that are too small."""
+    atoms = [molecule(("C6H6", "C5H5N", "CH3CH2OH")[k % 3]) for k in range(60)]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    np.savez(
+        folder / "qm9.npz",
+        index=np.arange(1, 61),
+        n_atoms=np.array([len(a) for a in atoms]),
+        atomic_numbers=np.concatenate([a.numbers for a in atoms]),
+        positions=np.concatenate([a.positions for a in atoms]).astype(np.float32),
+    )
+    return folder
+
+
+def as_molecules(common: ModuleType, *names: str) -> list[Any]:
+    return [
+        common.Molecule(k, molecule(n).numbers.astype(np.int64), molecule(n).positions) for k, n in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_tells_what_a_script_is_for(
+    benchmark: Callable[[str], ModuleType], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = benchmark(name)
+    with pytest.raises(SystemExit) as end:
+        script.main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "--json" in text
+    assert "--model" in text
+    assert f"benchmarks/{name}.py" in (BENCHMARKS / "README.md").read_text()
+
+
+def test_untrained_molecules_come_from_the_test_side_alone(benchmark: Callable[[str], ModuleType], data: Path) -> None:
+    common = benchmark("_common")
+    chosen = common.untrained_molecules(data, SPLIT, (1, 6, 7, 8), 15)
+    assert len({m.index for m in chosen}) == 15
+    for m in chosen:
+        assert side_of_group(str(m.index), **SPLIT) == "test"
+        assert m.index % 20 != 7
+        assert (m.numbers > 1).sum() == 6
+        expected = molecule(("C6H6", "C5H5N")[(m.index - 1) % 3])  # index 1 is the first row
+        np.testing.assert_array_equal(m.numbers, expected.numbers)
+        np.testing.assert_allclose(m.positions, expected.positions, atol=1e-6)
+    assert all((m.numbers != 7).all() for m in common.untrained_molecules(data, SPLIT, (1, 6), 5))
+    with pytest.raises(SystemExit, match="not 61"):
+        common.untrained_molecules(data, SPLIT, (1, 6, 7, 8), 61)
+
+
+def test_a_missing_data_folder_is_one_message(
+    benchmark: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        benchmark("nve").main(["--data", str(tmp_path / "nowhere")])
+    assert end.value.code == 2
+    assert "EGNN_MD_DATA" in capsys.readouterr().err
+
+
+def test_accuracy_reads_the_test_side_alone(
+    benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential], model_file: str, tmp_path: Path
+) -> None:
+    """Labels 50 meV/Å and 2 meV/atom off on the test side, 300 and 12 in R, absurd on the training side."""
+    common, md = benchmark("_common"), benchmark("_batched_md")
+    tags = np.array(list("MFCER") * 8)
+    gdb = np.arange(len(tags)) + 100
+    water = as_molecules(common, "H2O")[0]
+    batch = md.Batch(random_potential(), [water])
+    energy, forces = batch.forces(batch.graph.positions)
+    held_out = np.array([side_of_group(str(g), **SPLIT) == "test" for g in gdb])
+    off = np.where(held_out, np.where(tags == "R", 0.3, 0.05), 1e3)
+    n = len(tags)
+    np.savez(
+        tmp_path / "xtb_frames.npz",
+        n_atoms=np.full(n, 3),
+        atomic_numbers=np.tile(water.numbers, n),
+        positions=np.tile(water.positions, (n, 1)),
+        energy=float(energy) + 3 * 0.04 * off,
+        forces=np.tile(forces.numpy(), (n, 1)) + np.repeat(off, 3)[:, None],
+        tag=tags,
+        T=np.where(np.arange(n) % 2, 300.0, 600.0),
+        gdb=gdb,
+    )
+    result = benchmark("accuracy").main(["--data", str(tmp_path), "--model", model_file, "--dtype", "float64"])
+    assert result["n_structures"] == held_out.sum()
+    kinds = result["by_kind"]
+    assert kinds["M+F+C+E"]["n_structures"] == (held_out & (tags != "R")).sum()
+    assert kinds["M+F+C+E"]["force_mae"] == pytest.approx(50.0, rel=1e-5)
+    assert kinds["M+F+C+E"]["energy_mae"] == pytest.approx(2.0, rel=1e-5)
+    assert kinds["R"]["force_mae"] == pytest.approx(300.0, rel=1e-5)
+    assert sum(kinds[tag]["n_structures"] for tag in "MFC") == sum(
+        row["n_structures"] for row in result["by_temperature"].values()
+    )
+
+
+def test_a_batch_is_its_molecules_one_by_one(
+    benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential]
+) -> None:
+    common, md = benchmark("_common"), benchmark("_batched_md")
+    names, model = ("C6H6", "H2O", "CH3CH2OH"), random_potential()
+    batch = md.Batch(model, as_molecules(common, *names))
+    energy, forces = batch.forces(batch.graph.positions)
+    singles = [model(md.all_pairs(as_molecules(common, name), torch.float64)) for name in names]
+    torch.testing.assert_close(energy, torch.cat([single.energy for single in singles]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(forces, torch.cat([single.forces for single in singles]), rtol=1e-9, atol=1e-10)
+
+
+def test_the_traced_force_call_is_the_eager_one_at_any_positions(
+    benchmark: Callable[[str], ModuleType],
+    random_potential: Callable[..., Potential],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What --compile hands to the compiler; the compiler itself takes too long for a test."""
+    common, md = benchmark("_common"), benchmark("_batched_md")
+    handed: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda traced, **_: handed.append(traced) or traced)
+    model, molecules = random_potential(), as_molecules(common, "C6H6", "H2O")
+    eager, traced = md.Batch(model, molecules), md.Batch(model, molecules, compiled=True)
+    assert len(handed) == 1
+    moved = eager.graph.positions + 0.1 * torch.randn(15, 3, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(traced.forces(moved), eager.forces(moved), rtol=1e-10, atol=1e-10)
+
+
+def test_verlet_conserves_energy_to_second_order(
+    benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential]
+) -> None:
+    """Over the same time, half the time step leaves a quarter of the error."""
+    common, md = benchmark("_common"), benchmark("_batched_md")
+    batch = md.Batch(random_potential(), as_molecules(common, "C6H6", "CH3CH2OH"))
+    start = batch.start(torch.full((2,), 300.0), torch.Generator().manual_seed(1))
+    before = start.energy + batch.kinetic_energy(start)
+    errors = []
+    for timestep in (0.2, 0.1):
+        end = md.run(batch, start, round(10.0 / timestep), timestep)
+        errors.append(end.energy + batch.kinetic_energy(end) - before)
+    assert errors[0].abs().min() > 1e-9
+    np.testing.assert_allclose((errors[0] / errors[1]).numpy(), 4.0, rtol=0.2)
+
+
+def test_langevin_samples_the_temperature_of_each_molecule(
+    benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential]
+) -> None:
+    """In harmonic wells k <x²> = k_B T: BAOAB samples it without any error of the time step."""
+    common, md = benchmark("_common"), benchmark("_batched_md")
+    batch = md.Batch(random_potential(), as_molecules(common, "C6H6", "C6H6"))
+    stiffness, temperature = 2.0, torch.tensor([200.0, 600.0])
+    batch.forces = lambda x: (torch.zeros(2, dtype=torch.float64), -stiffness * x)
+    thermostat = md.Thermostat(temperature, 100.0, torch.Generator().manual_seed(2))
+    start = batch.start(temperature, thermostat.generator)
+    start = md.State(torch.zeros_like(start.positions), start.velocities, start.energy, 0.0 * start.forces)
+    squares, kinetic = [], []
+
+    def observe(step: int, state: Any) -> None:
+        if step > 200:
+            squares.append(stiffness * state.positions.square().reshape(2, -1).mean(1) / BOLTZMANN)
+            kinetic.append(batch.temperature(state))
+
+    md.run(batch, start, 2500, 2.0, thermostat=thermostat, observe=observe)
+    np.testing.assert_allclose(torch.stack(squares).mean(0), temperature, rtol=0.08)
+    np.testing.assert_allclose(torch.stack(kinetic).mean(0), temperature, rtol=0.08)
+
+
+def test_the_bond_watch_sees_what_breaks_and_what_forms(
+    benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential]
+) -> None:
+    common, md, bonds = benchmark("_common"), benchmark("_batched_md"), benchmark("_bonds")
+    graph = md.Batch(random_potential(), as_molecules(common, *["CH3CH2OH"] * 4)).graph
+    positions = graph.positions.reshape(4, 9, 3).clone()
+    watch = bonds.BondWatch(graph)
+    assert int(watch.bound.sum()) == 4 * 8
+    rattled = graph.positions + 0.05 * torch.randn(36, 3, generator=torch.Generator().manual_seed(0))
+    watch.look(0.5, rattled)
+    assert watch.first == {}
+    oxygen, hydrogen = 2, 3  # of ase's ethanol: O and the H bound to it
+    positions[0, hydrogen] += 2.0 * (positions[0, hydrogen] - positions[0, oxygen])
+    positions[1, 0] = positions[1, oxygen] + torch.tensor([0.0, 0.0, 1.2])  # the far carbon onto the oxygen
+    positions[2, 5] = torch.nan
+    watch.look(1.0, positions.reshape(-1, 3))
+    assert set(watch.first) == {0, 1, 2}
+    assert watch.first[0][1].startswith("O-H lost")
+    assert watch.first[1][0] == 1.0
+    formed = bonds.BondWatch(graph)
+    closer = graph.positions.reshape(4, 9, 3).clone()
+    both = closer[3, [0, 2]].mean(0)
+    closer[3, 0] += 0.28 * (both - closer[3, 0])
+    closer[3, 2] += 0.28 * (both - closer[3, 2])
+    formed.look(2.0, closer.reshape(-1, 3))
+    assert "formed" in formed.first[3][1]
+
+
+def test_nve_and_nvt_run(benchmark: Callable[[str], ModuleType], data: Path, model_file: str, tmp_path: Path) -> None:
+    shared = ["--data", str(data), "--model", model_file, "--molecules", "2", "--json", str(tmp_path / "out.json")]
+    nve = benchmark("nve").main([*shared, "--ps", "0.01", "--equilibration", "0.002"])
+    assert json.loads((tmp_path / "out.json").read_text())["drift"] == nve["drift"]
+    assert len(nve["temperature"]) == nve["n_molecules"] == 2
+    nvt = benchmark("nvt_bonds").main([*shared, "--ps", "0.05", "--interval", "5"])
+    # a random potential lets molecules fly apart: the script has to say so of each, and when
+    assert nvt["kept"] == {"300": 0, "500": 0}
+    assert len(nvt["events"]) == 4
+    assert nvt["total_ns"] == pytest.approx(2e-4)
+
+
+def test_the_drift_is_the_fitted_slope(benchmark: Callable[[str], ModuleType]) -> None:
+    times = np.linspace(0.0, 20.0, 4001)
+    energies = np.outer(times, [0.02, -0.3]) + 0.5 * np.sin(2 * np.pi * 100 * times)[:, None]
+    np.testing.assert_allclose(benchmark("nve").drift(times, energies), [0.02, -0.3], atol=1e-3)
+
+
+def test_kabsch_ignores_motion_and_sees_a_mirror_image(benchmark: Callable[[str], ModuleType]) -> None:
+    rng, kabsch_rmsd = np.random.default_rng(3), benchmark("relax").kabsch_rmsd
+    points = rng.normal(size=(9, 3))
+    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    rotation *= np.linalg.det(rotation)
+    assert kabsch_rmsd(points, points @ rotation + 5.0) < 1e-12
+    assert kabsch_rmsd(points, -points) > 0.1
+    pair = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    assert kabsch_rmsd(pair, 1.2 * pair) == pytest.approx(0.1)
+
+
+class Spring(Calculator):
+    """E = k/2 (d - d0)² of two atoms."""
+
+    implemented_properties = ("energy", "forces")
+    stiffness, length = 36.0, 0.75  # eV/Å², Å
+
+    def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = tuple(all_changes)) -> None:
+        super().calculate(atoms, properties, system_changes)
+        bond = self.atoms.positions[1] - self.atoms.positions[0]
+        d = float(np.linalg.norm(bond))
+        pull = self.stiffness * (d - self.length) * bond / d
+        energy = 0.5 * self.stiffness * (d - self.length) ** 2
+        self.results = {"energy": energy, "forces": np.array([pull, -pull])}
+
+
+def test_frequencies_of_a_diatomic_molecule(benchmark: Callable[[str], ModuleType]) -> None:
+    """One mode, at sqrt(k/μ); ase's constants, CODATA 2014, agree with ours to 1e-8."""
+    atoms = Atoms("HF", [[0.1, 0.2, 0.3], [0.1 + Spring.length, 0.2, 0.3]], calculator=Spring())
+    masses = atoms.get_masses()
+    reduced = masses.prod() / masses.sum()
+    scale = ase.units._hbar * 1e10 / math.sqrt(ase.units._e * ase.units._amu)  # ħω in eV of sqrt(eV/Å²/amu)
+    expected = scale * math.sqrt(Spring.stiffness / reduced) / ase.units.invcm
+    np.testing.assert_allclose(benchmark("vibrations").frequencies(atoms, 0.005), [expected], rtol=1e-6)
+
+
+def test_relax_and_vibrations_beside_gfn2(benchmark: Callable[[str], ModuleType], data: Path, model_file: str) -> None:
+    pytest.importorskip("tblite")
+    shared = ["--data", str(data), "--model", model_file, "--molecules", "1", "--max-steps", "2"]
+    relaxed = benchmark("relax").main(shared)
+    assert relaxed["not_converged"] == 1
+    assert 0.0 < relaxed["median_rmsd"] == relaxed["max_rmsd"]
+    vibrations = benchmark("vibrations").main(shared)
+    assert vibrations["mae"] > 10.0  # a random potential has nothing of a spectrum
+    common = benchmark("_common")
+    benzene = molecule("C6H6")
+    benzene.calc = common.gfn2()
+    highest = benchmark("vibrations").frequencies(benzene, 0.005)[-1]
+    assert 2900.0 < highest < 3250.0  # C-H stretching
+
+
+def test_liquids_are_liquids(benchmark: Callable[[str], ModuleType]) -> None:
+    liquids = benchmark("_liquids")
+    for name, density in (("H2O", 0.997), ("CH3CH2OH", 0.789)):
+        box = liquids.lattice(name, (3, 3, 2))
+        grams = box.get_masses().sum() * ase.units._amu * 1e3
+        assert grams / (box.get_volume() * 1e-24) == pytest.approx(density, rel=0.01)
+        distances = box.get_all_distances(mic=True)
+        size = len(box) // 18
+        same = np.repeat(np.arange(18), size)
+        assert distances[same[:, None] != same].min() > 1.4
+        drop = liquids.droplet(name, 4)
+        unit = molecule(name).get_all_distances()
+        np.testing.assert_allclose(drop[: len(unit)].get_all_distances(), unit, atol=1e-12)
+        assert len(drop) == 4 * len(unit)
+        assert not drop.pbc.any()
+
+
+def test_scaling_and_speed_run(benchmark: Callable[[str], ModuleType], model_file: str) -> None:
+    shared = ["--model", model_file, "--calls", "1"]
+    (row,) = benchmark("scaling").main([*shared, "--sizes", "24"])["sizes"]  # in a process of its own
+    assert row["n_atoms"] == 24
+    assert row["seconds"] > 0
+    assert benchmark("scaling").main([*shared, "--child", "81"])["n_atoms"] == 81
+    pytest.importorskip("tblite")
+    speed = benchmark("speed").main(["--model", model_file, "--rounds", "1", "--largest", "9"])
+    assert speed["overhead"].keys() == {"float32", "float64"}
+    (small,) = speed["beside_gfn2"]
+    assert small["n_atoms"] == 9
+    assert small["float64_faster"] == pytest.approx(small["gfn2"] / small["float64"])
+
+
+def test_dimers(
+    benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential], tmp_path: Path
+) -> None:
+    path, picture = tmp_path / "two.safetensors", tmp_path / "dimers.png"
+    save(random_potential(elements=(1, 8), reference_energies=(-13.6, -2042.0)), path)
+    result = benchmark("dimers").main(["--model", str(path), "--points", "40", "-o", str(picture)])
+    assert result["pairs"].keys() == {"H-H", "H-O", "O-O"}
+    assert result["attractive_pairs"] == []
+    assert result["smallest_force"] > 1.0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_force_of_a_dimer_is_the_slope_of_its_energy(
+    benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential]
+) -> None:
+    step, at = 1e-4, 0.8
+    energy, force = benchmark("dimers").curve(random_potential(), (6, 8), np.array([at - step, at, at + step]))
+    assert force[1] == pytest.approx((energy[0] - energy[2]) / (2 * step), rel=1e-5)
+    assert force[1] > 0
