@@ -4,7 +4,7 @@
 
 Each network trains on xtb_frames.npz with the settings of the shipped model (batch 16, Muon, learning rate falling to
 zero) for as many compiled steps as fit the time on one thread; errors are those of the validation molecules. The table
-stands in docs/decisions/0005-architecture.md.
+stands in docs/decisions/0005-architecture.md; the line with Adam, in 0002-muon-optimizer.md.
 """
 
 from __future__ import annotations
@@ -29,20 +29,23 @@ from egnn_md.training.loss import PotentialLoss
 from egnn_md.training.metrics import evaluate
 from egnn_md.training.optimizer import build_optimizer
 
-NETWORKS: dict[str, dict[str, Any]] = {
-    "invariant": {"network": "invariant"},
-    "invariant, messages of 128": {"network": "invariant", "message_dim": 128},
-    "coordinate update (paper)": {"network": "coordinates"},
-    "8 vector channels": {"n_vectors": 8},
-    "16 vector channels": {"n_vectors": 16},
-    "32 vector channels": {"n_vectors": 32},
+CANDIDATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    # name: (changes to [model], changes to [training])
+    "invariant": ({"network": "invariant"}, {}),
+    "coordinate update (paper)": ({"network": "coordinates"}, {}),
+    "8 vector channels": ({"n_vectors": 8}, {}),
+    "16 vector channels": ({}, {}),
+    "32 vector channels": ({"n_vectors": 32}, {}),
+    "16 vector channels, Adam": ({}, {"optimizer": "adam", "learning_rate": 2e-3}),
 }
 
 
-def configuration(model: dict[str, Any], steps: int, frames: str) -> RunConfig:
-    """The shipped model's settings with another network."""
+def configuration(name: str, steps: int, frames: str) -> RunConfig:
+    """The shipped model's settings, changed as the candidate says."""
+    model, changes = CANDIDATES[name]
     training = {"max_steps": steps, "compile": True, "learning_rate": 4e-3, "energy_weight": 2.0, "warmup_steps": 200}
     training |= {"validate_every": steps, "checkpoint_every": steps}
+    training |= changes
     return RunConfig.model_validate({"data": {"files": [frames]}, "model": model, "training": training})
 
 
@@ -60,7 +63,7 @@ def write_toml(config: RunConfig, path: Path) -> Path:
 def milliseconds_per_step(config: RunConfig, splits: Splits, n_steps: int = 40) -> float:
     """Time of a compiled training step, optimizer included, once compiled."""
     model = build_model(config, splits.train)
-    loss, optimizer = PotentialLoss(model, config.training), build_optimizer(model, "muon", 1e-4)
+    loss, optimizer = PotentialLoss(model, config.training), build_optimizer(model, config.training.optimizer, 1e-4)
     sample = splits.train.select(np.random.default_rng(0).permutation(len(splits.train))[: 16 * n_steps])
     batches = FrameBatches(sample, EdgeTable.build(sample, model.config.cutoff), model.dtype)
     times = []
@@ -86,19 +89,19 @@ def force_call_milliseconds(model: Potential, splits: Splits, n_calls: int = 50)
 
 
 def measure(name: str, data: Path, minutes: float) -> dict[str, float | str]:
-    """Train one of `NETWORKS` for `minutes` of one thread; its row of the table."""
+    """Train one of `CANDIDATES` for `minutes` of one thread; its row of the table."""
     frames = str((data / "xtb_frames.npz").resolve())
-    pilot = configuration(NETWORKS[name], 1, frames)
+    pilot = configuration(name, 1, frames)
     splits = load_splits(pilot.data, [Path(frames)])
     pace = milliseconds_per_step(pilot, splits)
     steps = max(1, int(minutes * 60e3 / pace))
     with tempfile.TemporaryDirectory() as folder:
-        config_file = write_toml(configuration(NETWORKS[name], steps, frames), Path(folder) / "config.toml")
+        config_file = write_toml(configuration(name, steps, frames), Path(folder) / "config.toml")
         trained = train(config_file, output=Path(folder) / "run", resources=Resources(progress=False))
         model = cast(Potential, load(trained))
     metrics = evaluate(model, splits.valid)
     return {
-        "network": name,
+        "candidate": name,
         "weights": sum(p.numel() for p in model.parameters()),
         "ms/step": pace,
         "steps": steps,
@@ -115,9 +118,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=5.0, help="training time of each network on one thread")
     parser.add_argument("--only", default="", help="train only the networks whose name contains this")
     options = parse(parser, arguments)
-    rows = [measure(name, options.data, options.minutes) for name in NETWORKS if options.only in name]
+    rows = []
+    for name in CANDIDATES:
+        if options.only in name:
+            rows.append(measure(name, options.data, options.minutes))
+            print(rows[-1], flush=True)
     print_table(f"{options.minutes:g} minutes each", list(rows[0]), [list(row.values()) for row in rows])
-    write_json(options.json, {"minutes": options.minutes, "networks": rows})
+    write_json(options.json, {"minutes": options.minutes, "candidates": rows})
 
 
 if __name__ == "__main__":

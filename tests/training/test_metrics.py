@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from egnn_md.data.structures import EdgeTable, Frames
 from egnn_md.models.potential import Potential, UnsupportedElement
 from egnn_md.training.batches import FrameBatches

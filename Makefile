@@ -1,0 +1,42 @@
+# From nothing: `make demo` and `make test` make their own environment in .venv and install what they need; again only
+# when pyproject.toml is newer. Elsewhere, or with another Python: make test VENV=/path PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:  ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed  ## 5 ps of MD of aspirin with the shipped potential, into demo/
+	@$(BIN)/python examples/demo.py --output $(DEMO)
+
+test: lint  ## Lint, check types and run all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-test  ## Lint and check types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:  ## Remove the environment, caches and the demo's output
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("egnn-md needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# --no-compile halves the time: of what torch and its companions bring, little is ever imported.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "Installing egnn-md into $(VENV); the first time this takes a minute or two."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	@echo "Installing egnn-md and what its tests need into $(VENV); the first time this takes a minute or two."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[test]'
+	@touch $@ $(VENV)/.installed

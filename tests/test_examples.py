@@ -1,0 +1,146 @@
+"""Each example runs, in a short form, and says and writes what it promises."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from ase.build import molecule
+from ase.io import read, write
+
+from egnn_md.checkpoint import read_header, save
+from egnn_md.models.potential import Potential
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TESTED = {"ase_md", "relax_and_vibrations", "train_on_your_data", "committee", "demo"}
+SHORT_TRAINING = """
+name = "tiny"
+[data]
+files = ["frames.extxyz"]
+valid_fraction = 0.3
+test_fraction = 0.0
+[model]
+hidden_dim = 8
+message_dim = 8
+n_vectors = 2
+n_layers = 2
+n_radial = 4
+[training]
+max_steps = 20
+batch_size = 4
+warmup_steps = 2
+validate_every = 10
+checkpoint_every = 10
+"""
+
+# Random weights come with random statistics: everything is unlike their training data.
+pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.calculators.ase_calculator.ExtrapolationWarning")
+
+
+def example(name: str) -> ModuleType:
+    """examples/<name>.py as a module."""
+    specification = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == TESTED
+
+
+def test_ase_md(checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example("ase_md").main(["H2O", "--model", str(checkpoint_file), "--picoseconds", "0.02", "--output", "water.traj"])
+    frames = read("water.traj", index=":")
+    assert len(frames) == 41
+    assert np.abs(frames[-1].positions - frames[0].positions).max() > 1e-3
+    assert "H2O: 0.02 ps in water.traj" in capsys.readouterr().out
+
+
+def test_relax_and_vibrations(checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example("relax_and_vibrations").main(["H2O", "--model", str(checkpoint_file), "--steps", "5", "--output", "w.xyz"])
+    relaxed = read("w.xyz")
+    assert relaxed.get_chemical_formula() == "H2O"
+    assert np.abs(relaxed.positions - molecule("H2O").positions).max() > 1e-4
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"-?\d+", printed.partition("frequencies (1/cm):")[2])) == 9
+
+
+def test_relaxed_ethanol_of_the_shipped_model_is_a_minimum(shipped: str, capsys: pytest.CaptureFixture[str]) -> None:
+    example("relax_and_vibrations").main(["CH3CH2OH", "--model", shipped])
+    printed = capsys.readouterr().out
+    assert printed.startswith("relaxed after ")
+    modes = [float(value) for value in re.findall(r"-?\d+", printed.partition("frequencies (1/cm):")[2])]
+    assert len(modes) == 27
+    assert modes[0] > -50, "an imaginary mode: not a minimum"
+    assert 3400 < modes[-1] < 4000, "the O-H stretch"
+
+
+def test_committee_chooses_the_most_uncertain(
+    random_potential: Callable[..., Potential], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        save(random_potential(seed=seed), f"{seed}.safetensors")
+    names = ["H2O", "CH4", "NH3", "CH3OH"]
+    write("frames.extxyz", [molecule(name) for name in names])
+    committee = example("committee")
+    committee.main(["frames.extxyz", "0.safetensors", "1.safetensors", "-n", "4", "-o", "all.extxyz"])
+    spread = [atoms.info["forces_std_max"] for atoms in read("all.extxyz", index=":")]
+    assert spread == sorted(spread, reverse=True)
+    assert spread[-1] > 0
+    committee.main(["frames.extxyz", "0.safetensors", "1.safetensors", "-n", "1", "-o", "one.extxyz"])
+    assert read("one.extxyz").info["forces_std_max"] == spread[0]
+    assert "1 from" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        committee.main(["frames.extxyz", "0.safetensors"])
+
+
+def test_train_on_your_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("short.toml").write_text(SHORT_TRAINING)
+    example("train_on_your_data").main(["--config", "short.toml", "--frames", "1", "--output", "run"])
+    printed = capsys.readouterr().out
+    mae = re.search(r"run/(\S+\.safetensors): force MAE (\d+) meV/Å on molecules left out", printed)
+    assert mae is not None
+    header = read_header(tmp_path / "run" / mae[1])
+    assert header["name"] == "tiny"
+    assert header["config"]["elements"] == [1, 6, 7, 8]
+    assert 0 < header["held_out"]["valid"]["force_mae"] < 100_000
+    assert "largest force on ethanol" in printed
+
+
+def test_configurations_are_valid() -> None:
+    from egnn_md.training.config import load_config
+
+    for path in EXAMPLES.glob("*.toml"):
+        assert load_config(path).data.files
+
+
+def test_demo(checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # With random weights nothing holds the molecule together, so the run has to be over within femtoseconds.
+    example("demo").main(["--model", str(checkpoint_file), "--steps", "4", "--interval", "2", "--output", "demo"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert "0.002 ps of aspirin (21 atoms) in" in lines[0]
+    assert "the 21 bonds of the start" in lines[2]
+    assert "of the 3 frames saved" in lines[2]
+    for name in ("plot.png", "log.csv", "trajectory.traj"):
+        assert Path("demo", name).stat().st_size > 0
+
+
+def test_demo_of_the_shipped_model_keeps_aspirin_whole(shipped: str, capsys: pytest.CaptureFixture[str]) -> None:
+    example("demo").main(["--model", shipped, "--steps", "1000", "--output", "demo"])
+    kept = re.search(r"those of (\d+) of the (\d+) frames", capsys.readouterr().out)
+    assert kept is not None
+    assert kept[1] == kept[2]
