@@ -17,7 +17,7 @@ from _common import Molecule
 from torch import Tensor
 
 from egnn_md.graph import Graph
-from egnn_md.models.potential import Potential, edge_gradient, forces_from_edges
+from egnn_md.models.potential import Potential, forces_from_edges
 from egnn_md.nn.ops import opaque_sums, segment_sum
 from egnn_md.units import BOLTZMANN, FS_PER_TIME_UNIT
 
@@ -59,12 +59,9 @@ class Batch:
 
     def _forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         centre, neighbor = self.graph.edge_index
-        with torch.enable_grad():
-            vectors = positions.index_select(0, neighbor) - positions.index_select(0, centre)
-            vectors = vectors.detach().requires_grad_()
-            energies, _ = self.model.atomic_energies(vectors, self.species, self.graph.edge_index)
-            gradient = edge_gradient(energies, vectors)
-        energy = segment_sum(energies.detach(), self.graph.batch, self.n_molecules)
+        vectors = positions.index_select(0, neighbor) - positions.index_select(0, centre)
+        energies, gradient, _ = self.model.energies_and_gradient(vectors, self.species, self.graph.edge_index)
+        energy = segment_sum(energies, self.graph.batch, self.n_molecules)
         return energy, forces_from_edges(gradient, self.graph.edge_index, positions.shape[0])
 
     def _compile(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

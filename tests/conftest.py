@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from egnn_md.checkpoint import save, shipped_models
 from egnn_md.models.potential import Potential, PotentialConfig
 from egnn_md.nn.familiarity import Familiarity

@@ -25,9 +25,8 @@ from egnn_md.nn.compilation import compile_function
 from egnn_md.nn.egnn import EGNN
 from egnn_md.nn.familiarity import Familiarity
 from egnn_md.nn.ops import gather, segment_sum
-from egnn_md.nn.radial import BesselBasis, cutoff_envelope, distance
-from egnn_md.nn.repulsion import ShortRange
-from egnn_md.nn.vector_egcl import Edges, VectorEGCL
+from egnn_md.nn.pairs import PairFunctions, Pairs
+from egnn_md.nn.vector_egcl import VectorEGCL
 
 _Terms = tuple[Tensor, Tensor, Tensor]
 Network = Literal["vectors", "invariant", "coordinates"]
@@ -89,8 +88,13 @@ class Potential(nn.Module):
         super().__init__()
         self.config = config
         self.network = _CoordinateNetwork(config) if config.network == "coordinates" else _VectorNetwork(config)
-        self.short_range = ShortRange(
-            config.elements, reach=config.repulsion_reach, core_start=config.core_start, core_end=config.core_end
+        self.pairs = PairFunctions(
+            config.elements,
+            cutoff=config.cutoff,
+            n_radial=config.n_radial,
+            repulsion_reach=config.repulsion_reach,
+            core_start=config.core_start,
+            core_end=config.core_end,
         )
         dim = config.hidden_dim
         self.readout = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, 1))
@@ -119,7 +123,7 @@ class Potential(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the network and of the forces."""
-        return self.short_range.table.dtype
+        return self.pairs.short_range.table.dtype
 
     @property
     def device(self) -> torch.device:
@@ -148,13 +152,12 @@ class Potential(nn.Module):
         except (IndexError, RuntimeError):
             self.check_elements(graph.atomic_numbers)
             raise
-        with torch.enable_grad():
-            vectors = graph.edge_vectors().to(self.dtype).detach().requires_grad_()
-            try:
-                energies, gradient, features = self._terms(vectors, species, graph.edge_index, differentiable)
-            except (IndexError, RuntimeError):
-                self.check_elements(graph.atomic_numbers)
-                raise
+        vectors = graph.edge_vectors().to(self.dtype).detach()
+        try:
+            energies, gradient, features = self._force_call(vectors, species, graph.edge_index, differentiable)
+        except (IndexError, RuntimeError):
+            self.check_elements(graph.atomic_numbers)
+            raise
         return Prediction(
             energy=segment_sum(energies, graph.batch, graph.n_graphs),
             forces=forces_from_edges(gradient, graph.edge_index, graph.n_atoms),
@@ -163,40 +166,32 @@ class Potential(nn.Module):
             extrapolation=self.familiarity(features.detach(), species),
         )
 
-    def _terms(self, vectors: Tensor, species: Tensor, edge_index: Tensor, differentiable: bool) -> _Terms:
-        """Energies of the atoms, gradient by the edge vectors, final features."""
+    def _force_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor, differentiable: bool) -> _Terms:
         if differentiable or not self._compile or min(vectors.shape[0], species.shape[0]) < 2:  # no trace fits 0 and 1
-            energies, features = self.atomic_energies(vectors, species, edge_index)
-            gradient = edge_gradient(energies, vectors, differentiable)
-            return energies if differentiable else energies.detach(), gradient, features
+            return self.energies_and_gradient(vectors, species, edge_index, differentiable)
+        inputs = (vectors, species, edge_index)
         if self._compiled is None:
-            self._compiled = compile_function(self._force_call, (vectors.detach(), species, edge_index))
-        return self._compiled(vectors.detach(), species, edge_index)
+            self._compiled = compile_function(self.energies_and_gradient, inputs)
+        return self._compiled(*inputs)
 
-    def _force_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> _Terms:
-        vectors = vectors.detach().requires_grad_()
-        energies, features = self.atomic_energies(vectors, species, edge_index)
-        return energies, edge_gradient(energies, vectors), features
-
-    def atomic_energies(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-        """The physics without its derivatives, traceable.
+    def energies_and_gradient(
+        self, vectors: Tensor, species: Tensor, edge_index: Tensor, differentiable: bool = False
+    ) -> _Terms:
+        """The physics with its one autograd call, traceable.
 
         r_ij (n_edges, 3) in Å, species (n_atoms,) int64 positions in `config.elements`, edge_index (2, n_edges) ->
-        energies (n_atoms,) eV float64 and final features (n_atoms, hidden_dim).
+        energies (n_atoms,) eV float64, ∂E/∂r_ij (n_edges, 3) eV/Å, and final features (n_atoms, hidden_dim).
+        `differentiable`: by the weights.
         """
-        distances = distance(vectors)
-        repulsion, seen_distances = self.short_range(distances, species, edge_index)
-        features = self.network(vectors, distances, seen_distances, species, edge_index)
-        atomic = self.readout(features).squeeze(-1).double() + self.reference_energies.index_select(0, species)
-        return atomic + 0.5 * segment_sum(repulsion.squeeze(-1).double(), edge_index[0], species.shape[0]), features
-
-
-def edge_gradient(energies: Tensor, vectors: Tensor, differentiable: bool = False) -> Tensor:
-    """∂E/∂r_ij, (n_edges, 3) eV/Å: the one autograd call behind forces and stress."""
-    if vectors.shape[0] == 0:
-        return torch.zeros_like(vectors)
-    (gradient,) = torch.autograd.grad(energies.sum(), vectors, create_graph=differentiable)
-    return gradient
+        with torch.enable_grad():
+            pairs = self.pairs(vectors, species, edge_index)
+            features = self.network(pairs, species)
+            learned = self.readout(features).squeeze(-1).double()
+            by_values = torch.autograd.grad(learned.sum(), pairs.values, create_graph=differentiable, allow_unused=True)
+            gradient = pairs.gradient(by_values)
+        repulsion = 0.5 * segment_sum(pairs.repulsion.squeeze(-1).double(), edge_index[0], species.shape[0])
+        energies = (learned if differentiable else learned.detach()) + repulsion
+        return energies + self.reference_energies.index_select(0, species), gradient, features
 
 
 def forces_from_edges(gradient: Tensor, edge_index: Tensor, n_atoms: int) -> Tensor:
@@ -222,34 +217,16 @@ class _VectorNetwork(nn.Module):
 
     def __init__(self, config: PotentialConfig) -> None:
         super().__init__()
-        self.cutoff = config.cutoff
-        self.basis = BesselBasis(config.n_radial, config.cutoff)
         self.embedding = nn.Embedding(len(config.elements), config.hidden_dim)
         n_vectors = 0 if config.network == "invariant" else config.n_vectors
-        self.layers = nn.ModuleList(
-            VectorEGCL(
-                config.hidden_dim,
-                config.message_dim,
-                config.n_radial,
-                n_vectors,
-                first=layer == 0,
-                last=layer == config.n_layers - 1,
-            )
-            for layer in range(config.n_layers)
-        )
+        sizes = (config.hidden_dim, config.message_dim, config.n_radial, n_vectors)
+        last = config.n_layers - 1
+        self.layers = nn.ModuleList(VectorEGCL(*sizes, first=k == 0, last=k == last) for k in range(config.n_layers))
 
-    def forward(
-        self, vectors: Tensor, distances: Tensor, seen_distances: Tensor, species: Tensor, edge_index: Tensor
-    ) -> Tensor:
-        edges = Edges(
-            index=edge_index,
-            directions=(vectors / distances).unsqueeze(-1),
-            radial=self.basis(seen_distances),
-            envelope=cutoff_envelope(seen_distances, self.cutoff),
-        )
+    def forward(self, pairs: Pairs, species: Tensor) -> Tensor:
         h, v = gather(self.embedding.weight, species), None
         for layer in self.layers:
-            h, v = layer(h, v, edges)
+            h, v = layer(h, v, pairs)
         return h
 
 
@@ -257,29 +234,23 @@ class _CoordinateNetwork(nn.Module):
     """The paper's EGNN with its coordinate update: radial basis as edge attributes, cutoff envelope as edge weight.
 
     Positions enter as edge vectors: each node starts at zero and x_i - x_j has the offset -r_ij, with the length that
-    the network may see.
+    the network may see. C of eq. 4 is 1: a mean would change with edges beyond the cutoff.
     """
 
     def __init__(self, config: PotentialConfig) -> None:
         super().__init__()
-        self.cutoff = config.cutoff
         self.n_elements = len(config.elements)
-        self.basis = BesselBasis(config.n_radial, config.cutoff)
         dim = config.hidden_dim
-        self.egnn = EGNN(
-            self.n_elements, dim, dim, config.n_layers, edge_dim=config.n_radial, coordinate_scale="sum"
-        )  # C = 1: the paper's 1/(n-1) and the mean over neighbours would jump where an atom crosses the cutoff
+        self.egnn = EGNN(self.n_elements, dim, dim, config.n_layers, edge_dim=config.n_radial, coordinate_scale="sum")
 
-    def forward(
-        self, vectors: Tensor, distances: Tensor, seen_distances: Tensor, species: Tensor, edge_index: Tensor
-    ) -> Tensor:
-        envelope = cutoff_envelope(seen_distances, self.cutoff)
+    def forward(self, pairs: Pairs, species: Tensor) -> Tensor:
+        offsets = -pairs.directions.squeeze(-1) * pairs.seen
         state: Tensor = self.egnn(
-            nn.functional.one_hot(species, self.n_elements).to(vectors.dtype),
-            vectors.new_zeros(species.shape[0], vectors.shape[1]),
-            edge_index,
-            edge_attributes=self.basis(seen_distances),
-            edge_weight=envelope,
-            edge_offsets=vectors * (-seen_distances / distances),
+            nn.functional.one_hot(species, self.n_elements).to(offsets.dtype),
+            offsets.new_zeros(species.shape[0], offsets.shape[1]),
+            pairs.index,
+            edge_attributes=pairs.radial,
+            edge_weight=pairs.envelope,
+            edge_offsets=offsets,
         ).features
         return state

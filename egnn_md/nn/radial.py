@@ -1,4 +1,8 @@
-"""Functions of the distance: a radial basis, a smooth cutoff, a soft core."""
+"""Functions of the distance, each with its slope: a radial basis, a smooth cutoff, a soft core.
+
+The slopes are written out, because they belong to no weight: a force call takes its gradient by the values of these
+functions, and finishes the chain rule with the slopes, instead of tracing dozens of small operations back.
+"""
 
 from __future__ import annotations
 
@@ -16,34 +20,36 @@ def distance(vectors: Tensor) -> Tensor:
     return (vectors.square().sum(-1, keepdim=True) + TINY_SQUARE).sqrt()
 
 
-def cutoff_envelope(distances: Tensor, cutoff: float) -> Tensor:
-    """1 at zero distance, 0 from `cutoff` (Å) on; value, slope and curvature vanish there.
+def cutoff_envelope(distances: Tensor, cutoff: Tensor | float) -> tuple[Tensor, Tensor]:
+    """1 at zero distance, 0 from `cutoff` (Å) on; value, slope and curvature vanish there. Value and slope (1/Å).
 
     1 - 28 x⁶ + 48 x⁷ - 21 x⁸ with x = d / cutoff: the polynomial of Gasteiger et al. (arXiv 2003.03123, eq. 8),
-    p = 6.
+    p = 6. Its slope is -168 x⁵ (1 - x)² / cutoff.
     """
     x = (distances / cutoff).clamp(max=1.0)
     x2 = x.square()
-    x6 = x2 * x2 * x2
-    return 1.0 - x6 * (28.0 - 48.0 * x + 21.0 * x2)
+    x5 = x2.square() * x
+    value = 1.0 - x5 * x * (28.0 - 48.0 * x + 21.0 * x2)
+    return value, x5 * (1.0 - x).square() * (-168.0 / cutoff)
 
 
-def soft_core(distances: Tensor, start: Tensor, end: Tensor) -> Tensor:
+def soft_core(distances: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     """Distances that stop shrinking: d from `end` (Å) outwards, constant (start + end)/2 below `start` (Å).
 
-    Twice continuously differentiable. A network that sees only this distance exerts no radial force below
-    `start`, whatever it has learned, so that a repulsion added to it has the last word.
+    Value and slope; the slope is the smooth step t³ (10 - 15 t + 6 t²), t = (d - start)/(end - start) in 0 … 1, so that
+    the value is twice continuously differentiable. A network that sees only this distance exerts no radial force
+    below `start`, whatever it has learned, so that a repulsion added to it has the last word.
     """
     t = ((distances - start) / (end - start)).clamp(0.0, 1.0)
-    t4 = t.square().square()
-    inner = end - (end - start) * (0.5 - t4 * (t.square() - 3.0 * t + 2.5))
-    return torch.where(distances < end, inner, distances)
+    t2 = t.square()
+    inner = end - (end - start) * (0.5 - t2.square() * (t2 - 3.0 * t + 2.5))
+    return torch.where(distances < end, inner, distances), t2 * t * (10.0 - 15.0 * t + 6.0 * t2)
 
 
 class BesselBasis(nn.Module):
     """sin(k π d / cutoff) / d for k = 1 … n_basis, scaled to order one (Gasteiger et al., arXiv 2003.03123, eq. 7).
 
-    Distances (n_edges, 1) in Å -> (n_edges, n_basis).
+    Distances (n_edges, 1) in Å -> values and slopes, each (n_edges, n_basis).
     """
 
     def __init__(self, n_basis: int, cutoff: float) -> None:
@@ -52,5 +58,7 @@ class BesselBasis(nn.Module):
         self.register_buffer("frequencies", torch.arange(1, n_basis + 1) * (math.pi / cutoff), persistent=False)
         self.frequencies: Tensor
 
-    def forward(self, distances: Tensor) -> Tensor:
-        return torch.sin(distances * self.frequencies) * (self.scale / distances)
+    def forward(self, distances: Tensor) -> tuple[Tensor, Tensor]:
+        phase, inverse = distances * self.frequencies, 1.0 / distances
+        value = torch.sin(phase) * (self.scale * inverse)
+        return value, (torch.cos(phase) * self.frequencies * self.scale - value) * inverse

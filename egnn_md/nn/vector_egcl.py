@@ -15,7 +15,7 @@ linear, so it is applied after the sum over j, inside φ_h: per node instead of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +27,24 @@ NEIGHBOR_SCALE = 0.25
 """1/sqrt(16): sums over about 16 neighbours start at order one."""
 
 
-@dataclass(frozen=True, eq=False)
-class Edges:
-    """What every layer reads of the edges; computed once per call."""
+class Edges(Protocol):
+    """What a layer reads of the edges; `Pairs` is one."""
 
-    index: Tensor
-    """(2, n_edges): centre i, neighbour j."""
-    directions: Tensor
-    """r̂_ij, (n_edges, n_dim, 1)."""
-    radial: Tensor
-    """b(d_ij), (n_edges, n_radial)."""
-    envelope: Tensor
-    """f(d_ij), (n_edges, 1)."""
+    @property
+    def index(self) -> Tensor:
+        """(2, n_edges): centre i, neighbour j."""
+
+    @property
+    def directions(self) -> Tensor:
+        """r̂_ij, (n_edges, n_dim, 1)."""
+
+    @property
+    def radial(self) -> Tensor:
+        """b(d_ij), (n_edges, n_radial)."""
+
+    @property
+    def envelope(self) -> Tensor:
+        """f(d_ij), (n_edges, 1)."""
 
 
 def _linear(in_dim: int, out_dim: int, bias: bool = True, gain: float = 1.0) -> nn.Linear:
@@ -83,30 +89,31 @@ class VectorEGCL(nn.Module):
         centre, neighbor = edges.index
         normed = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + 1e-3)
         hidden = gather(self.source(normed), centre) + gather(self.target(normed), neighbor)
-        hidden = hidden + self.radial(edges.radial)
+        hidden = torch.addmm(hidden, edges.radial, self.radial.weight.T)
         v_neighbor = None
         if v is not None and self.n_vectors:
             v_centre, v_neighbor = gather(v, centre), gather(v, neighbor)
-            hidden = hidden + self.geometry(_invariants(edges.directions, v_centre, v_neighbor))
-        messages = silu(hidden) * edges.envelope
-        aggregated = segment_sum(messages, centre, h.shape[0]) * NEIGHBOR_SCALE
+            invariants = _invariants(edges.directions, v_centre, v_neighbor)
+            hidden = torch.addmm(hidden, invariants, self.geometry.weight.T)
+        messages = silu(hidden) * (edges.envelope * NEIGHBOR_SCALE)
+        aggregated = segment_sum(messages, centre, h.shape[0])
         if not self.n_vectors:
             return h + self.node_out(silu(self.node_in(torch.cat([normed, aggregated], -1)))), None
         v = self._update_vectors(v, v_neighbor, messages, edges, h.shape[0])
         lengths = (self.read_left(v) * self.read_right(v)).sum(1) * 0.5
         node = silu(self.node_in(torch.cat([normed, aggregated, lengths], -1)))
         h = h + self.node_out(node)
-        return h, None if self.last else v * (1.0 + self.vector_scale(node)).unsqueeze(1)
+        return h, None if self.last else torch.addcmul(v, v, self.vector_scale(node).unsqueeze(1))
 
     def _update_vectors(
         self, v: Tensor | None, v_neighbor: Tensor | None, messages: Tensor, edges: Edges, n_atoms: int
     ) -> Tensor:
         gates = self.gate(messages).unsqueeze(1)
         if v is None or v_neighbor is None:
-            return segment_sum(edges.directions * gates, edges.index[0], n_atoms) * NEIGHBOR_SCALE
+            return segment_sum(edges.directions * gates, edges.index[0], n_atoms)
         along, across = gates.split(self.n_vectors, -1)
-        sent = edges.directions * along + v_neighbor * across
-        return v + segment_sum(sent, edges.index[0], n_atoms) * NEIGHBOR_SCALE
+        sent = torch.addcmul(edges.directions * along, v_neighbor, across)
+        return v + segment_sum(sent, edges.index[0], n_atoms)
 
 
 def _invariants(directions: Tensor, v_centre: Tensor, v_neighbor: Tensor) -> Tensor:

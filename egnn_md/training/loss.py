@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from egnn_md.models.potential import Potential, edge_gradient, forces_from_edges
+from egnn_md.models.potential import Potential, forces_from_edges
 from egnn_md.nn.compilation import compile_function
 from egnn_md.nn.ops import segment_sum
 from egnn_md.training.batches import Batch
@@ -73,13 +73,11 @@ class PotentialLoss:
         stress: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         config, n_graphs, n_atoms = self.config, energy.shape[0], species.shape[0]
-        vectors = vectors.detach().requires_grad_()
-        energies, _ = torch.func.functional_call(
-            _AtomicEnergies(self.model),
+        energies, gradient = torch.func.functional_call(
+            _EnergiesAndGradient(self.model),
             {f"model.{k}": v for k, v in parameters.items()},
             (vectors, species, edge_index),
         )
-        gradient = edge_gradient(energies, vectors, differentiable=True)
         counts = segment_sum(torch.ones_like(energies), batch, n_graphs)
         energy_error = _known((segment_sum(energies, batch, n_graphs) - energy) / counts, energy).unsqueeze(-1)
         force_error = _known(forces_from_edges(gradient, edge_index, n_atoms) - forces, forces)
@@ -100,15 +98,15 @@ class PotentialLoss:
         return total, force_term, energy_term, stress_term
 
 
-class _AtomicEnergies(torch.nn.Module):
-    """`Potential.atomic_energies` as a module, which torch.func.functional_call asks for."""
+class _EnergiesAndGradient(torch.nn.Module):
+    """`Potential.energies_and_gradient` as a module, which torch.func.functional_call asks for."""
 
     def __init__(self, model: Potential) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.atomic_energies(vectors, species, edge_index)
+        return self.model.energies_and_gradient(vectors, species, edge_index, differentiable=True)[:2]
 
 
 def _known(error: Tensor, label: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def fit_familiarity(model: Potential, frames: Frames, n_frames: int = STATISTICS
     for start in range(0, len(sample), 64):
         graph = batches[list(range(start, min(start + 64, len(sample))))].graph
         species.append(model.species_of[graph.atomic_numbers])
-        features.append(model.atomic_energies(graph.edge_vectors(), species[-1], graph.edge_index)[1])
+        features.append(model.energies_and_gradient(graph.edge_vectors(), species[-1], graph.edge_index)[2].detach())
     model.familiarity.fit(torch.cat(features), torch.cat(species))
 
 

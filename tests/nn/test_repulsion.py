@@ -30,8 +30,8 @@ def pair_terms(z1: int, z2: int, distances: Tensor) -> tuple[Tensor, Tensor]:
     species = torch.tensor([ELEMENTS.index(z) for z in (z1, z2)]).repeat(n)
     index = torch.stack([torch.arange(n) * 2, torch.arange(n) * 2 + 1])
     short_range = ShortRange(ELEMENTS, reach=1.5, core_start=0.4, core_end=0.65).double()
-    energy, seen = short_range(distances.unsqueeze(-1), species, index)
-    return energy.squeeze(-1), seen.squeeze(-1)
+    terms = short_range(distances.unsqueeze(-1), species, index)
+    return terms.energy.squeeze(-1), terms.seen.squeeze(-1)
 
 
 def bond(z1: int, z2: int) -> float:

@@ -1,0 +1,27 @@
+"""egnn-md inside simulation engines: units, types and lifecycles of each engine, nothing else.
+
+Importing this package loads neither torch nor an engine; the names below load what they need.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["EGNNCalculator", "ExtrapolationWarning", "OpenShellWarning"]
+
+if TYPE_CHECKING:
+    from egnn_md.calculators.ase_calculator import EGNNCalculator, ExtrapolationWarning, OpenShellWarning
+
+_HOMES = {
+    "EGNNCalculator": "egnn_md.calculators.ase_calculator",
+    "ExtrapolationWarning": "egnn_md.calculators.ase_calculator",
+    "OpenShellWarning": "egnn_md.calculators.ase_calculator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'egnn_md.calculators' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

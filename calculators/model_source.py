@@ -1,0 +1,72 @@
+"""What an engine keeps of a model: enough to load it again in another process, and nothing that cannot be pickled."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from egnn_md import checkpoint
+from egnn_md.models.potential import Potential
+
+DTYPES: Final = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A shipped potential by its name; any other by the bytes of its checkpoint, as they were when it was given."""
+
+    label: str
+    """The name or path, for messages."""
+    data: bytes | None = field(repr=False, default=None)
+    """Content of the checkpoint; None for a shipped potential."""
+
+    @staticmethod
+    def of(model: str | Path | Potential) -> ModelSource:
+        """Raises CheckpointError for unknown names and unreadable files, TypeError for anything but the three."""
+        if isinstance(model, Potential):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "model.safetensors"
+                checkpoint.save(model, path)
+                return ModelSource("a Potential in memory", path.read_bytes())
+        if not isinstance(model, str | Path):
+            raise TypeError(f"model must be a name, a path or a Potential, not {type(model).__name__}")
+        if str(model) in checkpoint.shipped_models():
+            return ModelSource(str(model))
+        checkpoint.read_header(model)  # refuses what is no checkpoint, however large, before it is read
+        return ModelSource(str(model), checkpoint.resolve(model).read_bytes())
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Potential:
+        """A potential of its own, ready to predict. Raises CheckpointError; ValueError for other kinds of model."""
+        if self.data is None:
+            model = checkpoint.load(self.label, device=device, dtype=dtype)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / Path(self.label).name
+                path.write_bytes(self.data)
+                model = checkpoint.load(path, device=device, dtype=dtype)
+        if not isinstance(model, Potential):
+            raise ValueError(f"{self.label} holds a {type(model).__name__}; an engine needs a Potential")
+        return model
+
+
+def parse_device(device: str | torch.device) -> torch.device:
+    """Raises ValueError for a device that torch does not know or does not see."""
+    try:
+        parsed = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"unknown device {device!r}: use 'cpu' or 'cuda'") from error
+    if parsed.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r} asked for, but torch sees no CUDA device here: use device='cpu'")
+    return parsed
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Raises ValueError for anything but float64 and float32."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ValueError(f"unknown dtype {str(dtype)!r}: use 'float64' or 'float32'")
+    return DTYPES[name]
