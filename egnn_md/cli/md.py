@@ -1,0 +1,256 @@
+"""`egnn-md md`: molecular dynamics into a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from egnn_md.cli.options import Json, Overwrite, Threads, make_calculator, set_threads
+from egnn_md.cli.outcome import Outcome, UserError, say, verb
+
+if TYPE_CHECKING:
+    from egnn_md.dynamics.simulation import Simulation
+    from egnn_md.dynamics.state import RestartState
+
+Setting = typer.Option
+LINE_SECONDS = 60.0
+"""Between lines of progress where there is no terminal."""
+
+
+@verb
+def md(
+    structure: Annotated[
+        str | None,
+        typer.Argument(
+            help="A file that ase reads, or a molecule's name: CH3CH2OH. With --resume, the run folder.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, Setting(help="A shipped model's name, or a checkpoint.", show_default="organic-xtb")
+    ] = None,
+    engine: Annotated[str, Setting(help="ase or openmm.")] = "ase",
+    ensemble: Annotated[
+        str | None,
+        Setting(help="nve (Verlet), nvt (Langevin) or npt (Langevin, isotropic barostat).", show_default="nvt"),
+    ] = None,
+    temperature: Annotated[float | None, Setting(help="K.", show_default="300")] = None,
+    pressure: Annotated[float | None, Setting(help="bar; npt.", show_default="1.01325")] = None,
+    friction: Annotated[float | None, Setting(help="1/ps; nvt and npt.", show_default="5")] = None,
+    timestep: Annotated[float | None, Setting(help="fs.", show_default="0.5")] = None,
+    steps: Annotated[int | None, Setting(help="In all, with those before a --resume.", show_default="10000")] = None,
+    interval: Annotated[int | None, Setting(help="Steps between frames and log lines.", show_default="10")] = None,
+    seed: Annotated[int | None, Setting(help="Of velocities and noise.", show_default="random; recorded")] = None,
+    format: Annotated[
+        str | None, Setting(help="Of the trajectory: traj, extxyz, xtc, dcd or h5.", show_default="traj")
+    ] = None,
+    output: Annotated[Path | None, Setting("--output", "-o", help="Run folder.", show_default="run")] = None,
+    resume: Annotated[bool, Setting("--resume", help="Go on with the run in the folder.")] = False,
+    overwrite: Overwrite = False,
+    state_interval: Annotated[float, Setting(help="Seconds between restart states.")] = 10.0,
+    device: Annotated[str | None, Setting(help="cpu or cuda.", show_default="cpu")] = None,
+    dtype: Annotated[str | None, Setting(help="float32 or float64.", show_default="float32")] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> Outcome:
+    """Run molecular dynamics.
+
+    The run folder gets a trajectory, log.csv, summary.json, plot.png and last.extxyz (the last good structure, with
+    velocities). Velocities are drawn from the Maxwell-Boltzmann distribution unless the structure has some. Ctrl-C
+    stops cleanly; a run that was stopped or killed goes on with --resume. A simulation that blows up stops with its
+    last good frame, and exits with code 1.
+
+    Example:  egnn-md md ethanol.xyz --ensemble nvt --temperature 300 --steps 10000 -o run/
+
+    and then  egnn-md md --resume run/ --steps 20000
+    """
+    if engine not in ("ase", "openmm"):
+        raise UserError(f"--engine must be ase or openmm, not {engine!r}")
+    if engine == "openmm":
+        raise UserError("--engine openmm is not there yet: use --engine ase")
+    if state_interval < 0:
+        raise UserError(f"--state-interval must not be negative, not {state_interval}")
+    given = {
+        "ensemble": ensemble,
+        "temperature": temperature,
+        "pressure": pressure,
+        "friction": friction,
+        "timestep": timestep,
+        "steps": steps,
+        "interval": interval,
+        "seed": seed,
+        "format": format,
+    }
+    settings = {name: value for name, value in given.items() if value is not None}
+    machine = {"model": model, "device": device, "dtype": dtype}
+    if resume:
+        folder = _folder_to_resume(structure, output, overwrite)
+        prepare = _resume(structure, folder, settings, machine, threads)
+    elif structure is None:
+        raise UserError("give a structure: a file that ase reads, or a molecule's name such as CH3CH2OH")
+    else:
+        folder = output or Path("run")
+        prepare = _start(structure, folder, settings, machine, threads, overwrite)
+    summary = _run(prepare, folder, state_interval)
+    return Outcome(summary, lambda: _show(summary, folder), as_json, _exit_code(summary, folder))
+
+
+def _start(
+    structure: str,
+    folder: Path,
+    options: dict[str, Any],
+    machine: dict[str, str | None],
+    threads: int | None,
+    overwrite: bool,
+) -> Simulation:
+    import secrets
+
+    from egnn_md.dynamics import md as engine
+    from egnn_md.dynamics.settings import MDSettings
+    from egnn_md.dynamics.state import refuse_old_run
+    from egnn_md.dynamics.structures import read_structure
+
+    settings = MDSettings(**{"seed": secrets.randbits(31), **options})
+    if not overwrite:
+        refuse_old_run(folder)
+    atoms = read_structure(structure)
+    model, device, dtype = machine["model"] or "organic-xtb", machine["device"] or "cpu", machine["dtype"] or "float32"
+    set_threads(threads)
+    atoms.calc = make_calculator(model, device, dtype)
+    information = {
+        "engine": "ase",
+        "structure": structure,
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        **_identity(model),
+    }
+    return engine.start(atoms, settings, folder, information, overwrite)
+
+
+def _identity(model: str) -> dict[str, str]:
+    """Where the model is and the SHA-256 of its bytes: a resumed run must have the same."""
+    from egnn_md.checkpoint import resolve
+
+    path = resolve(model)
+    with path.open("rb") as file:
+        return {"model_file": str(path.resolve()), "model_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _folder_to_resume(structure: str | None, output: Path | None, overwrite: bool) -> Path:
+    if overwrite:
+        raise UserError("--resume and --overwrite contradict each other")
+    named = Path(structure) if structure is not None and Path(structure).is_dir() else None
+    if named is not None and output is not None and named.resolve() != output.resolve():
+        raise UserError(f"--resume {named} or --output {output}: which of the two is to go on?")
+    return named or output or Path("run")
+
+
+def _resume(
+    structure: str | None, folder: Path, options: dict[str, Any], machine: dict[str, str | None], threads: int | None
+) -> Simulation:
+    from egnn_md.dynamics import md as engine
+    from egnn_md.dynamics.state import RestartState
+
+    state = RestartState.load(folder / "state.npz")
+    _check_same(state, folder, structure, options, machine)
+    known = state.information
+    shipped_or_given = machine["model"] or known["model"]
+    try:
+        identity = _identity(shipped_or_given)
+    except ValueError:
+        shipped_or_given = known["model_file"]  # a relative path, resumed from another folder
+        identity = _identity(shipped_or_given)
+    if identity["model_sha256"] != known["model_sha256"]:
+        raise UserError(f"{shipped_or_given} is not the model that the run in {folder} was begun with")
+    set_threads(threads)
+    calculator = make_calculator(shipped_or_given, machine["device"] or known["device"], known["dtype"])
+    return engine.resume(state, folder, calculator, options.get("steps"))
+
+
+def _check_same(
+    state: RestartState, folder: Path, structure: str | None, options: dict[str, Any], machine: dict[str, str | None]
+) -> None:
+    """Refuse options that contradict the run; repeating its own is fine."""
+    begun = {field.name: getattr(state.settings, field.name) for field in fields(state.settings)}
+    begun["dtype"] = state.information["dtype"]
+    asked = {**options, **({"dtype": machine["dtype"]} if machine["dtype"] else {})}
+    for name, value in asked.items():
+        if name != "steps" and value != begun[name]:
+            raise UserError(f"the run in {folder} was begun with --{name} {begun[name]}: it cannot go on with {value}")
+    if structure is not None and not Path(structure).is_dir():
+        from egnn_md.dynamics.structures import read_structure
+
+        if read_structure(structure).get_atomic_numbers().tolist() != state.arrays["numbers"].tolist():
+            raise UserError(f"{structure} does not have the atoms of the run in {folder}")
+
+
+def _run(simulation: Simulation, folder: Path, state_interval: float) -> dict[str, Any]:
+    from egnn_md.dynamics.plots import plot_run
+
+    settings = simulation.settings
+    if simulation.step:
+        say(f"going on from step {simulation.step} of {settings.steps} in {folder}")
+    with _Progress(simulation.step, settings.steps) as progress:
+        summary = simulation.run(progress, state_interval)
+    plot_run(folder / "log.csv", folder / "plot.png", summary["n_atoms"], settings.ensemble, settings.temperature)
+    return summary
+
+
+class _Progress:
+    """A bar on stderr with the temperature and ns/day; where there is no terminal, a line a minute."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self.terminal, self.steps, self.told = console.is_terminal, steps, time.monotonic()
+        text = TextColumn("{task.description}")
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), text)
+        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.task = self.bar.add_task("", total=steps, completed=step)
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, step: int, values: dict[str, float]) -> None:
+        text = f"{values['temperature_K']:.0f} K  {values['ns_per_day']:.2f} ns/day"
+        self.bar.update(self.task, completed=step, description=text)
+        if not self.terminal and time.monotonic() - self.told >= LINE_SECONDS:
+            say(f"step {step} of {self.steps}  {text}")
+            self.told = time.monotonic()
+
+
+def _exit_code(summary: dict[str, Any], folder: Path) -> int:
+    """0 finished, 1 blew up, 128 + signal interrupted (as shells count); says so on stderr."""
+    if summary["status"] == "blew_up":
+        say(f"the simulation blew up: {summary['reason']}; the last good structure is {folder / 'last.extxyz'}")
+        return 1
+    if summary["status"] == "interrupted":
+        say(f"stopped at step {summary['steps']}; to go on: egnn-md md --resume {folder}")
+        return 128 + int(signal.Signals[summary["reason"]])
+    return 0
+
+
+def _show(summary: dict[str, Any], folder: Path) -> None:
+    settings = summary["settings"]
+    what = f"{summary['formula']}: {summary['time_ps']:g} ps of {settings['ensemble']}"
+    print(f"{what}, {summary['status'].replace('_', ' ')}, {summary['ns_per_day']:.2f} ns/day")
+    if summary["mean_temperature_K"] is not None:
+        print(f"mean temperature {summary['mean_temperature_K']:.1f} K")
+    if summary["energy_drift_meV_per_atom_per_ps"] is not None:
+        print(f"drift of the total energy {summary['energy_drift_meV_per_atom_per_ps']:+.4f} meV/atom/ps")
+    if summary["max_extrapolation"] is not None:
+        print(f"largest extrapolation {summary['max_extrapolation']:.2f} (above 1: unlike the training data)")
+    print(f"see {folder}/plot.png, log.csv, summary.json and trajectory.{settings['format']}")

@@ -1,0 +1,103 @@
+"""`egnn-md info` and `egnn-md models`: what models there are, and what they know."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from egnn_md.cli.options import Json
+from egnn_md.cli.outcome import Outcome, table, verb
+
+
+@verb
+def info(
+    model: Annotated[str, typer.Argument(help="A shipped model's name, or a checkpoint.")] = "organic-xtb",
+    as_json: Json = False,
+) -> Outcome:
+    """Show what a model knows: elements, cutoff, training data, held-out errors, licence.
+
+    Example:  egnn-md info organic-xtb
+    """
+    from egnn_md.checkpoint import read_header, resolve
+
+    header = read_header(model)
+    values = {**header, "file": str(resolve(model))}
+    return Outcome(values, lambda: table("", [str(header.get("name", model)), ""], _rows(values)), as_json)
+
+
+@verb
+def models(as_json: Json = False) -> Outcome:
+    """List the models that come with the package.
+
+    Example:  egnn-md models
+    """
+    from egnn_md.checkpoint import read_header, shipped_models
+    from egnn_md.elements import symbols
+
+    found = []
+    for name, path in shipped_models().items():
+        header = read_header(path)
+        found.append(
+            {
+                "name": name,
+                "kind": header.get("kind"),
+                "elements": symbols(header.get("config", {}).get("elements", [])),
+                "description": header.get("description", ""),
+                "licence": header.get("licence", ""),
+                "file": str(path),
+            }
+        )
+    columns = ["name", "kind", "elements", "description", "licence"]
+    rows = [[str(entry[column]) for column in columns] for entry in found]
+    return Outcome({"models": found}, lambda: table("", columns, rows), as_json)
+
+
+def _rows(values: dict[str, Any]) -> list[list[str]]:
+    """The header as lines to read: physics first, then whatever else it holds."""
+    from egnn_md.elements import symbols
+
+    config = dict(values.get("config", {}))
+    elements = config.pop("elements", [])
+    references = config.pop("reference_energies", [])
+    rows = [["file", str(values["file"])], ["description", str(values.get("description", ""))]]
+    rows.append(["elements", symbols(elements)])
+    rows.append(["cutoff", f"{config.pop('cutoff', '?')} Å"])
+    rows.append(["units", _text(values.get("units", {}))])
+    named = zip(elements, references, strict=False)
+    rows.append(["reference energies", ", ".join(f"{symbols([z])} {energy:.4f} eV" for z, energy in named)])
+    rows.append(["network", _text(config)])
+    rows.append(["training data", _text(values.get("training_data", "not recorded"))])
+    rows += _held_out(values.get("held_out"))
+    rows.append(["licence", str(values.get("licence", "not recorded"))])
+    rows.append(["made with", f"egnn-md {values.get('library_version', '?')}, format {values.get('format_version')}"])
+    return rows
+
+
+def _held_out(errors: Any) -> list[list[str]]:
+    """One line for each side of the split that was held out, whatever shape the header gives them."""
+    if not isinstance(errors, dict):
+        return [["held-out errors", "not recorded" if errors is None else str(errors)]]
+    if not all(isinstance(value, dict) for value in errors.values()):
+        errors = {"": errors}
+    return [[f"errors: {side}".rstrip(": "), _errors(values)] for side, values in errors.items()]
+
+
+def _errors(values: dict[str, Any]) -> str:
+    units = {"force": "meV/Å", "energy": "meV/atom"}
+    parts = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            continue
+        unit = units.get(name.split("_")[0], "") if name.endswith(("mae", "rmse")) else ""
+        number = f"{value:.4g}" if isinstance(value, float) else str(value)
+        parts.append(f"{name} {number} {unit}".strip())
+    return ", ".join(parts)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(_text, value))
+    return str(value)

@@ -1,0 +1,109 @@
+"""What every verb has in common: how results and mistakes reach the user."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TextIO
+
+import typer
+
+P = ParamSpec("P")
+
+
+class UserError(ValueError):
+    """A mistake in what the user asked for; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a verb found out. Printed on stdout: `values` as JSON if `as_json`, else `show()`."""
+
+    values: dict[str, Any]
+    show: Callable[[], None]
+    as_json: bool
+    code: int = 0
+
+
+def verb(function: Callable[P, Outcome]) -> Callable[P, int]:
+    """Make a command of a function: all it prints goes to stderr, its outcome to stdout. Returns the exit code."""
+
+    @functools.wraps(function)
+    def command(*args: P.args, **kwargs: P.kwargs) -> int:
+        with contextlib.redirect_stdout(sys.stderr):
+            outcome = function(*args, **kwargs)
+        if outcome.as_json:
+            print(json.dumps(outcome.values, allow_nan=False))
+        else:
+            outcome.show()
+        return outcome.code
+
+    return command
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    print(f"egnn-md: {' '.join(text.split())}", file=sys.stderr)
+
+
+def report_error(error: Exception) -> int | None:
+    """Say what the user did wrong in one line, and give the exit code; None for an error that is our own."""
+    if hasattr(error, "format_message") and isinstance(getattr(error, "exit_code", None), int):  # click's, typer's
+        say(f"{error.format_message()} (see egnn-md --help)")
+        return 2
+    if isinstance(error, typer.Abort):
+        return 130
+    if isinstance(error, BrokenPipeError):
+        sys.stdout = None  # the reader has gone: flushing at exit would fail again
+        return 1
+    if isinstance(error, ValueError) and type(error).__module__.startswith("egnn_md."):
+        say(str(error))
+        return 2
+    if isinstance(error, OSError) and error.filename is not None:
+        say(f"{error.filename}: {error.strerror}")
+        return 2
+    return None
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings as one line on stderr, without source lines."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        say(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", category=UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def positive(name: str, value: int | None) -> None:
+    """Raise UserError unless `value` is None or at least 1."""
+    if value is not None and value < 1:
+        raise UserError(f"--{name} must be at least 1, not {value}")
+
+
+def table(title: str, columns: list[str], rows: list[list[str]], numbers: bool = False) -> None:
+    """Print a table on stdout; `numbers`: all columns but the first hold numbers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title or None, title_justify="left")
+    for k, name in enumerate(columns):
+        grid.add_column(name, justify="right" if numbers and k else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    Console().print(grid)

@@ -1,0 +1,123 @@
+"""`egnn-md relax`: a structure to its nearest minimum."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from egnn_md.cli.options import Json, Overwrite, Threads, make_calculator, set_threads
+from egnn_md.cli.outcome import Outcome, UserError, say, verb
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from egnn_md.dynamics.relax import Relaxation
+
+
+@verb
+def relax(
+    structure: Annotated[str, typer.Argument(help="A file that ase reads, or a molecule's name: CH3CH2OH.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where to write it; the ending decides the format.",
+            show_default="STRUCTURE-relaxed.extxyz",
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="A shipped model's name, or a checkpoint.")] = "organic-xtb",
+    fmax: Annotated[float, typer.Option(help="Stop when no force is larger, eV/Å.")] = 0.01,
+    steps: Annotated[int, typer.Option(help="Stop after this many steps.")] = 1000,
+    optimizer: Annotated[str, typer.Option(help="auto, bfgs, lbfgs or fire.")] = "auto",
+    cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too (periodic in three directions).")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> Outcome:
+    """Move a structure to the nearest minimum of its potential energy.
+
+    Example:  egnn-md relax molecule.xyz -o relaxed.xyz --fmax 0.001
+    """
+    from egnn_md.dynamics import relax as engine
+    from egnn_md.dynamics.structures import read_structure
+
+    target = output or Path(f"{Path(structure.rsplit('@', 1)[0]).stem}-relaxed.extxyz")
+    file_format = _output_format(target, overwrite)
+    set_threads(threads)
+    atoms = read_structure(structure)
+    atoms.calc = make_calculator(model, device, dtype)
+    with _progress() as progress:
+        result = engine.relax(atoms, fmax, steps, optimizer, cell, progress)  # type: ignore[arg-type]
+    _write(atoms, target, file_format)
+    if not result.converged:
+        say(f"not converged after {result.steps} steps: the largest force is {result.fmax:.4f} eV/Å; --steps for more")
+    values = {**dataclasses.asdict(result), "output": str(target), "model": model, "n_atoms": len(atoms)}
+    return Outcome(values, lambda: _show(result, target), as_json, code=0 if result.converged else 1)
+
+
+def _output_format(path: Path, overwrite: bool) -> str:
+    """ase's name of the format. Raises UserError if the file could not be written, before anything is computed."""
+    from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give --output a file name")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists already: --overwrite replaces it, -o names another")
+    if not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise UserError(f"the folder of {path} does not exist or cannot be written")
+    try:
+        name = str(filetype(str(path), read=False))
+        writable = ioformats[name].can_write
+    except (UnknownFileTypeError, KeyError):
+        writable = False
+    if not writable:
+        raise UserError(f"ase cannot write a file named {path.name}: use an ending such as .xyz, .extxyz, .cif or .pdb")
+    return name
+
+
+def _write(atoms: Atoms, path: Path, file_format: str) -> None:
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io import write
+
+    from egnn_md.dynamics.state import replacing
+
+    results = {name: atoms.calc.results[name] for name in ("energy", "forces") if name in atoms.calc.results}
+    copy = atoms.copy()
+    copy.calc = SinglePointCalculator(copy, **results)
+    with replacing(path) as temporary:
+        write(temporary, copy, format=file_format)
+
+
+class _progress:  # noqa: N801
+    """A line on a terminal that shows the step, the energy and the largest force."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True)
+        self.status = self.console.status("")
+
+    def __enter__(self) -> Any:
+        if not self.console.is_terminal:
+            return None
+        self.status.start()
+        return lambda step, energy, fmax: self.status.update(f"step {step}  {energy:.5f} eV  fmax {fmax:.4f} eV/Å")
+
+    def __exit__(self, *_: object) -> None:
+        self.status.stop()
+
+
+def _show(result: Relaxation, path: Path) -> None:
+    end = "converged" if result.converged else "not converged"
+    print(f"{end} after {result.steps} steps, largest force {result.fmax:.4f} eV/Å")
+    print(f"energy {result.energy:.6f} eV, {result.energy - result.energy_start:+.6f} eV since the start")
+    if result.extrapolation is not None:
+        print(f"extrapolation {result.extrapolation:.2f} (above 1 the structure is unlike the training data)")
+    print(f"wrote {path}")

@@ -1,0 +1,198 @@
+"""The loop of a run: step, observe, save, stop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from egnn_md.dynamics.guard import BlowUp, Guard, refusals
+from egnn_md.dynamics.integrators import barostat_state, make_integrator, restore_barostat
+from egnn_md.dynamics.observers import Log, extrapolation, frame, observe
+from egnn_md.dynamics.settings import MDSettings
+from egnn_md.dynamics.state import FileMark, RestartState, atom_arrays, replacing
+from egnn_md.dynamics.summary import summarize
+from egnn_md.dynamics.trajectory import Frame, Trajectory
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+FLUSH_SECONDS: Final = 1.0
+FLUSH_FRAMES: Final = 64
+PROGRESS_SECONDS: Final = 0.2
+STATE_SECONDS: Final = 10.0
+"""Between restart states while running."""
+
+Progress = Callable[[int, dict[str, float]], None]
+"""Called a few times a second with the step and "temperature_K" and "ns_per_day"."""
+
+
+class StopSignals:
+    """While entered, the first SIGINT or SIGTERM is noted in `received`; a second one has its usual effect."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            self._old = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self._old = {}
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = number
+        self.__exit__()
+
+
+class Simulation:
+    """A run under way; made by `start` or `resume`."""
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        settings: MDSettings,
+        folder: Path,
+        information: dict[str, Any],
+        rng: np.random.Generator,
+        progress: dict[str, Any],
+        trajectory: Trajectory,
+        step: int = 0,
+        barostat: dict[str, float] | None = None,
+    ) -> None:
+        self.atoms, self.settings, self.folder, self.information = atoms, settings, folder, information
+        self.step, self.progress, self.rng = step, progress, rng
+        self.trajectory, self.log = trajectory, Log(folder, bool(atoms.pbc.all()))
+        self.integrator = make_integrator(atoms, settings, rng)
+        restore_barostat(self.integrator, barostat or {})
+        dof = int(progress["degrees_of_freedom"])
+        self.guard = Guard(settings.temperature, dof, float(progress["reference_energy"]))
+        self._frames: list[Frame] = []
+        self._rows: list[dict[str, float]] = []
+        self._last_row: dict[str, float] = {}
+        self._flushed = self._begun = time.monotonic()
+        self._first_step, self._earlier_s = step, float(progress["wall_s"])
+
+    def run(self, progress: Progress | None = None, state_seconds: float = STATE_SECONDS) -> dict[str, Any]:
+        """Step until the end, a blow-up, SIGINT or SIGTERM; returns the summary.
+
+        Its "status" is "finished", "interrupted" (going on is possible) or "blew_up". Whatever else is raised, frames
+        so far and the state of the last whole step are on disk.
+        """
+        self._begun, stop, reason = time.monotonic(), StopSignals(), None
+        try:
+            with stop:
+                self._loop(stop, progress, state_seconds)
+            self.progress["status"] = "finished" if self.step >= self.settings.steps else "interrupted"
+        except BlowUp as error:
+            self.progress["status"], reason = "blew_up", str(error)
+        finally:
+            self.save_state()
+        self._write_last()
+        interval_fs = self.settings.interval * self.settings.timestep
+        self.trajectory.finish(self.atoms, interval_fs, complete=self.progress["status"] == "finished")
+        return summarize(self._state(), self.folder, reason, stop.received, self.ns_per_day())
+
+    def ns_per_day(self) -> float:
+        """Speed of this process's steps."""
+        simulated = 1e-6 * (self.step - self._first_step) * self.settings.timestep
+        return simulated / max(time.monotonic() - self._begun, 1e-9) * 86400.0
+
+    def _loop(self, stop: StopSignals, progress: Progress | None, state_seconds: float) -> None:
+        saved, told = time.monotonic(), 0.0
+        while self.step < self.settings.steps and not stop.received:
+            self._advance()
+            if self.step % self.settings.interval == 0:
+                self.record()
+            now = time.monotonic()
+            if now - saved >= state_seconds:
+                self.save_state()
+                saved = now
+            elif now - self._flushed >= FLUSH_SECONDS or len(self._frames) >= FLUSH_FRAMES:
+                self.flush()
+            if progress is not None and (now - told >= PROGRESS_SECONDS or self.step == self.settings.steps):
+                temperature = self._last_row.get("temperature_K", math.nan)
+                progress(self.step, {"temperature_K": temperature, "ns_per_day": self.ns_per_day()})
+                told = now
+
+    def _advance(self) -> None:
+        """One step, or an error with the atoms as they were before it."""
+        atoms = self.atoms
+        good = atoms.get_positions(), atoms.get_momenta(), atoms.cell.copy()
+        rng_state, barostat = self.rng.bit_generator.state, barostat_state(self.integrator)
+        try:
+            self.integrator.step()
+            self.guard.check(atoms)
+        except BaseException as error:
+            atoms.set_cell(good[2])
+            atoms.set_positions(good[0], apply_constraint=False)
+            atoms.set_momenta(good[1], apply_constraint=False)
+            self.rng.bit_generator.state = rng_state
+            restore_barostat(self.integrator, barostat)
+            if isinstance(error, BlowUp):
+                raise BlowUp(f"step {self.step + 1}: {error}") from error
+            if isinstance(error, refusals()):
+                raise BlowUp(f"step {self.step + 1}: the calculator refused the structure: {error}") from error
+            raise
+        self.step += 1
+        self._note_extrapolation()
+
+    def _note_extrapolation(self) -> None:
+        now, largest = extrapolation(self.atoms), self.progress["max_extrapolation"]
+        if not math.isnan(now) and (largest is None or now > largest):
+            self.progress["max_extrapolation"] = now
+
+    def record(self) -> None:
+        """Observe the present step."""
+        time_fs = self.step * self.settings.timestep
+        self._last_row = observe(self.atoms, time_fs, self.guard.degrees_of_freedom)
+        self._note_extrapolation()
+        self._rows.append(self._last_row)
+        self._frames.append(frame(self.atoms, self.step, time_fs))
+
+    def flush(self) -> None:
+        """Write what was observed to the files."""
+        if self._frames:
+            self.trajectory.append(self._frames)
+            self.log.append(self._rows)
+        self._frames, self._rows = [], []
+        self._flushed = time.monotonic()
+
+    def save_state(self) -> None:
+        """Flush, and save a state from which the run can go on."""
+        self.flush()
+        self.progress["wall_s"] = self._earlier_s + time.monotonic() - self._begun
+        self._state().save(self.folder / "state.npz")
+
+    def _state(self) -> RestartState:
+        atoms = self.atoms
+        files = (self.trajectory.growing, self.log.path)
+        return RestartState(
+            step=self.step,
+            arrays=atom_arrays(atoms),
+            info=dict(atoms.info),
+            rng=dict(self.rng.bit_generator.state),
+            barostat=barostat_state(self.integrator),
+            settings=self.settings,
+            information=self.information,
+            progress=dict(self.progress),
+            marks={path.name: FileMark.of(path) for path in files},
+        )
+
+    def _write_last(self) -> None:
+        """The last good structure, as input for a next run: positions, velocities, cell."""
+        from ase.io import write
+
+        with replacing(self.folder / "last.extxyz") as temporary:
+            write(temporary, self.atoms.copy(), format="extxyz")

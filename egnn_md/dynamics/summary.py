@@ -1,0 +1,86 @@
+"""summary.json: what a run did, in numbers, from its log and its state."""
+
+from __future__ import annotations
+
+import math
+import platform
+import signal
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egnn_md import __version__
+from egnn_md.dynamics.observers import read_log
+from egnn_md.dynamics.state import RestartState, write_json
+from egnn_md.elements import symbol
+
+
+def summarize(
+    state: RestartState, folder: Path, reason: str | None, received: int, ns_per_day: float
+) -> dict[str, Any]:
+    """Write and return the summary. `reason` says how a run blew up; `received` is the signal that stopped it.
+
+    "energy_drift_meV_per_atom_per_ps" is the slope of a line through the total energy; null but in nve, where alone it
+    means something. Means leave the first line of the log out.
+    """
+    log = read_log(folder / "log.csv")
+    n_atoms = len(state.arrays["numbers"])
+    later = log["temperature_K"][1:]
+    conserved = state.settings.ensemble == "nve"
+    drift = _slope(1e-3 * log["time_fs"], 1e3 * log["etot_eV"] / n_atoms) if conserved else None
+    summary = {
+        "status": state.progress["status"],
+        "reason": reason or (signal.Signals(received).name if received else None),
+        "steps": state.step,
+        "time_ps": 1e-3 * state.step * state.settings.timestep,
+        "n_atoms": n_atoms,
+        "formula": _formula(state.arrays["numbers"]),
+        "mean_temperature_K": float(later.mean()) if len(later) else None,
+        "energy_drift_meV_per_atom_per_ps": drift,
+        "max_extrapolation": state.progress["max_extrapolation"],
+        "degrees_of_freedom": state.progress["degrees_of_freedom"],
+        "ns_per_day": ns_per_day,
+        "wall_s": state.progress["wall_s"],
+        **_cell_means(log),
+        "settings": state.settings.to_dict(),
+        "information": state.information,
+        "versions": versions(),
+    }
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
+    if len(x) < 3:
+        return None
+    centred = x - x.mean()
+    slope = float(centred @ (y - y.mean()) / (centred @ centred))
+    return slope if math.isfinite(slope) else None
+
+
+def _cell_means(log: dict[str, NDArray[np.float64]]) -> dict[str, float | None]:
+    names = {"mean_volume_A3": "volume_A3", "mean_pressure_bar": "pressure_bar"}
+    known = {key: log[name][1:] for key, name in names.items() if name in log}
+    return {key: float(known[key].mean()) if key in known and len(known[key]) else None for key in names}
+
+
+def _formula(numbers: NDArray[np.int64]) -> str:
+    """Elements by atomic number with carbon and hydrogen first: C2H6O."""
+    counts = {symbol(int(z)): int((numbers == z).sum()) for z in np.unique(numbers)}
+    first = [name for name in ("C", "H") if name in counts and "C" in counts]
+    order = first + sorted(counts.keys() - set(first))
+    return "".join(f"{name}{counts[name] if counts[name] > 1 else ''}" for name in order)
+
+
+def versions() -> dict[str, str]:
+    """Of everything that numbers depend on."""
+    found = {"egnn_md": __version__, "python": platform.python_version()}
+    for name in ("torch", "ase", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
