@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,6 +58,7 @@ def md(
     state_interval: Annotated[float, Setting(help="Seconds between restart states.")] = 10.0,
     device: Annotated[str | None, Setting(help="cpu or cuda.", show_default="cpu")] = None,
     dtype: Annotated[str | None, Setting(help="float32 or float64.", show_default="float32")] = None,
+    compile: Annotated[bool, Setting("--compile", help="Compile the force call: pays after some 20000 steps.")] = False,
     threads: Threads = None,
     as_json: Json = False,
 ) -> Outcome:
@@ -89,14 +92,15 @@ def md(
     }
     settings = {name: value for name, value in given.items() if value is not None}
     machine = {"model": model, "device": device, "dtype": dtype}
+    calculator = functools.partial(make_calculator, compile=compile)
     if resume:
         folder = _folder_to_resume(structure, output, overwrite)
-        prepare = _resume(structure, folder, settings, machine, threads)
+        prepare = _resume(structure, folder, settings, machine, threads, calculator)
     elif structure is None:
         raise UserError("give a structure: a file that ase reads, or a molecule's name such as CH3CH2OH")
     else:
         folder = output or Path("run")
-        prepare = _start(structure, folder, settings, machine, threads, overwrite)
+        prepare = _start(structure, folder, settings, machine, threads, overwrite, calculator)
     summary = _run(prepare, folder, state_interval)
     return Outcome(summary, lambda: _show(summary, folder), as_json, _exit_code(summary, folder))
 
@@ -108,6 +112,7 @@ def _start(
     machine: dict[str, str | None],
     threads: int | None,
     overwrite: bool,
+    calculator: Callable[[str, str, str], Any],
 ) -> Simulation:
     import secrets
 
@@ -122,7 +127,7 @@ def _start(
     atoms = read_structure(structure)
     model, device, dtype = machine["model"] or "organic-xtb", machine["device"] or "cpu", machine["dtype"] or "float32"
     set_threads(threads)
-    atoms.calc = make_calculator(model, device, dtype)
+    atoms.calc = calculator(model, device, dtype)
     information = {
         "engine": "ase",
         "structure": structure,
@@ -153,7 +158,12 @@ def _folder_to_resume(structure: str | None, output: Path | None, overwrite: boo
 
 
 def _resume(
-    structure: str | None, folder: Path, options: dict[str, Any], machine: dict[str, str | None], threads: int | None
+    structure: str | None,
+    folder: Path,
+    options: dict[str, Any],
+    machine: dict[str, str | None],
+    threads: int | None,
+    make: Callable[[str, str, str], Any],
 ) -> Simulation:
     from egnn_md.dynamics import md as engine
     from egnn_md.dynamics.state import RestartState
@@ -170,7 +180,7 @@ def _resume(
     if identity["model_sha256"] != known["model_sha256"]:
         raise UserError(f"{shipped_or_given} is not the model that the run in {folder} was begun with")
     set_threads(threads)
-    calculator = make_calculator(shipped_or_given, machine["device"] or known["device"], known["dtype"])
+    calculator = make(shipped_or_given, machine["device"] or known["device"], known["dtype"])
     return engine.resume(state, folder, calculator, options.get("steps"))
 
 

@@ -49,7 +49,7 @@ def check_device(name: str) -> None:
         raise UserError(f"--device {name}: torch sees no such GPU here; use --device cpu")
 
 
-def make_calculator(model: str, device: str, dtype: str) -> Any:
+def make_calculator(model: str, device: str, dtype: str, compile: bool = False) -> Any:
     """The ASE calculator of a model. Raises UserError for bad options, CheckpointError for the model."""
     parse_dtype(dtype)
     check_device(device)
@@ -60,4 +60,4 @@ def make_calculator(model: str, device: str, dtype: str) -> Any:
         raise UserError(f"{model} is a model of kind {kind!r}; this needs a potential")
     from egnn_md.calculators import EGNNCalculator
 
-    return EGNNCalculator(model, device=device, dtype=dtype)
+    return EGNNCalculator(model, device=device, dtype=dtype, compile=compile)

@@ -44,13 +44,16 @@ def segment_sum(values: Tensor, index: Tensor, n_segments: int) -> Tensor:
     return values.new_zeros((n_segments, *values.shape[1:])).index_add(0, index, values)
 
 
-@torch.library.custom_op("egnn_md::segment_sum", mutates_args=())
-def _segment_sum(values: Tensor, index: Tensor, n_segments: int) -> Tensor:
-    out = values.new_zeros((n_segments, *values.shape[1:]))
-    return out.index_add_(0, index, values)
+torch.library.define("egnn_md::segment_sum", "(Tensor values, Tensor index, SymInt n_segments) -> Tensor")
+_segment_sum = torch.ops.egnn_md.segment_sum.default
 
 
-@_segment_sum.register_fake
+@torch.library.impl("egnn_md::segment_sum", "CompositeExplicitAutograd")
+def _sum_rows(values: Tensor, index: Tensor, n_segments: int) -> Tensor:
+    return values.new_zeros((n_segments, *values.shape[1:])).index_add_(0, index, values)
+
+
+@torch.library.register_fake("egnn_md::segment_sum")  # type: ignore[untyped-decorator]
 def _(values: Tensor, index: Tensor, n_segments: int) -> Tensor:
     return values.new_empty((n_segments, *values.shape[1:]))
 
@@ -78,4 +81,4 @@ def _segment_sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return out, None, None
 
 
-_segment_sum.register_autograd(_segment_sum_backward, setup_context=_save_index)
+torch.library.register_autograd("egnn_md::segment_sum", _segment_sum_backward, setup_context=_save_index)
