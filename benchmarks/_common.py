@@ -89,11 +89,11 @@ def load_potential(model: str, dtype: str, device: str = "cpu") -> Potential:
     return potential
 
 
-def calculator(model: str, dtype: str) -> Any:
+def calculator(model: str, dtype: str, *, compiled: bool = False) -> Any:
     """Our calculator for ase, as a user gets it."""
     from egnn_md.calculators.ase_calculator import EGNNCalculator
 
-    return EGNNCalculator(model, dtype=dtype)
+    return EGNNCalculator(model, dtype=dtype, compile=compiled)
 
 
 def model_elements(model: str) -> tuple[int, ...]:

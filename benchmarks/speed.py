@@ -100,24 +100,31 @@ def overhead(model: str, rounds: int) -> dict[str, Any]:
     return result
 
 
-def beside_gfn2(model: str, rounds: int, largest: int) -> list[dict[str, Any]]:
+def beside_gfn2(model: str, rounds: int, largest: int, compiled: bool) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
+    engines = {dtype: calculator(model, dtype) for dtype in PRECISIONS}
+    if compiled:
+        engines["float32 compiled"] = calculator(model, "float32", compiled=True)
     for name, atoms in structures().items():
         if len(atoms) > largest:
             continue
-        calls = {dtype: through_ase(atoms, calculator(model, dtype)) for dtype in PRECISIONS}
-        seconds = interleaved({**calls, "gfn2": through_ase(atoms, gfn2(accuracy=1.0))}, atoms.positions, rounds)
-        ratios = {f"{dtype}_faster": seconds["gfn2"] / seconds[dtype] for dtype in PRECISIONS}
-        rows.append({"structure": name, "n_atoms": len(atoms), **seconds, **ratios})
+        calls = {label: through_ase(atoms, engine) for label, engine in engines.items()}
+        seconds = interleaved({**calls, "GFN2-xTB": through_ase(atoms, gfn2(accuracy=1.0))}, atoms.positions, rounds)
+        faster = {label: seconds["GFN2-xTB"] / seconds[label] for label in engines}
+        rows.append({"structure": name, "n_atoms": len(atoms), "seconds": seconds, "faster": faster})
     print_table(
         "One force call through ase beside GFN2-xTB; x: how many times faster",
-        ("structure", "atoms", "float32 ms", "float64 ms", "GFN2-xTB ms", "float32 x", "float64 x"),
+        (
+            "structure",
+            "atoms",
+            *(f"{label} ms" for label in (*engines, "GFN2-xTB")),
+            *(f"{name} x" for name in engines),
+        ),
         [
-            (row["structure"], row["n_atoms"], 1e3 * row["float32"], 1e3 * row["float64"], 1e3 * row["gfn2"],
-             row["float32_faster"], row["float64_faster"])
+            (row["structure"], row["n_atoms"], *(1e3 * t for t in row["seconds"].values()), *row["faster"].values())
             for row in rows
         ],
-    )  # fmt: skip
+    )
     return rows
 
 
@@ -125,11 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = make_parser(__doc__ or "", data=False)
     parser.add_argument("--rounds", type=int, default=30, help="calls of each")
     parser.add_argument("--largest", type=int, default=200, help="leave out structures with more atoms")
+    parser.add_argument("--compile", action="store_true", help="measure compiled force calls too: a minute more")
     options = parse(parser, arguments)
     result = {
         "threads": torch.get_num_threads(),
         "overhead": overhead(options.model, 10 * options.rounds),
-        "beside_gfn2": beside_gfn2(options.model, options.rounds, options.largest),
+        "beside_gfn2": beside_gfn2(options.model, options.rounds, options.largest, options.compile),
     }
     write_json(options.json, result)
     return result

@@ -333,7 +333,7 @@ def test_scaling_and_speed_run(benchmark: Callable[[str], ModuleType], model_fil
     assert speed["overhead"].keys() == {"float32", "float64"}
     (small,) = speed["beside_gfn2"]
     assert small["n_atoms"] == 9
-    assert small["float64_faster"] == pytest.approx(small["gfn2"] / small["float64"])
+    assert small["faster"]["float64"] == pytest.approx(small["seconds"]["GFN2-xTB"] / small["seconds"]["float64"])
 
 
 def test_dimers(
