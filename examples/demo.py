@@ -31,7 +31,7 @@ def simulate(model: str, steps: int, interval: int, output: Path) -> dict[str, A
         "--model": model,
         "--ensemble": "nvt",
         "--temperature": "300",
-        "--timestep": "0.5",
+        "--timestep": "1",
         "--steps": str(steps),
         "--interval": str(interval),
         "--seed": "0",
@@ -66,8 +66,8 @@ def report(model: str, summary: dict[str, Any], output: Path) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="organic-xtb")
-    parser.add_argument("--steps", type=int, default=10_000, help="of 0.5 fs")
-    parser.add_argument("--interval", type=int, default=20, help="steps between frames")
+    parser.add_argument("--steps", type=int, default=5_000, help="of 1 fs")
+    parser.add_argument("--interval", type=int, default=10, help="steps between frames")
     parser.add_argument("--output", type=Path, default=Path("demo"))
     options = parser.parse_args(arguments)
     summary = simulate(options.model, options.steps, options.interval, options.output)

@@ -132,7 +132,7 @@ def test_demo(checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None
     example("demo").main(["--model", str(checkpoint_file), "--steps", "4", "--interval", "2", "--output", "demo"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
-    assert "0.002 ps of aspirin (21 atoms) in" in lines[0]
+    assert "0.004 ps of aspirin (21 atoms) in" in lines[0]
     assert "the 21 bonds of the start" in lines[2]
     assert "of the 3 frames saved" in lines[2]
     for name in ("plot.png", "log.csv", "trajectory.traj"):
