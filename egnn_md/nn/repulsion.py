@@ -31,9 +31,9 @@ class ShortRangeTerms(NamedTuple):
 class ShortRange(nn.Module):
     """What every pair of elements does below its bond length, whatever a network has learned.
 
-    Two parts, each with its slope, both twice continuously differentiable. `repulsion` is the ZBL energy
+    Two parts, each with its slope, both twice continuously differentiable. `energy` is the ZBL energy
     Z_i Z_j e² φ(d/a) / d, a = 0.46850 Å / (Z_i^0.23 + Z_j^0.23), times an envelope that ends at `reach` times the sum
-    of the covalent radii. `core_distance` is the distance that the network may see: it stops shrinking between
+    of the covalent radii. `seen` is the distance that the network may see: it stops shrinking between
     `core_end` and `core_start` (in sums of covalent radii), so that no learned radial force can beat the repulsion.
     """
 
