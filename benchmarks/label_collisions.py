@@ -11,7 +11,10 @@ shared ragged npz (tag "K"; `gdb` is the first molecule's number; molecules that
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +27,52 @@ from egnn_md.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 Molecule = tuple[NDArray[np.int64], NDArray[np.float64]]
 RADII = np.array(COVALENT_RADII)
 MAX_FORCE = 60.0  # eV/Å; beyond it GFN2-xTB itself is of no use
+
+
+@dataclass(frozen=True)
+class QM9:
+    """The molecules of a QM9 file in the shared ragged layout."""
+
+    index: NDArray[np.int64]
+    """(n_molecules,) gdb numbers."""
+    starts: NDArray[np.int64]
+    """(n_molecules + 1,) first atom of each molecule."""
+    numbers: NDArray[np.int64]
+    positions: NDArray[np.float64]
+
+    def molecule(self, row: int) -> Molecule:
+        atoms = slice(self.starts[row], self.starts[row + 1])
+        return self.numbers[atoms], self.positions[atoms]
+
+
+class Frame(NamedTuple):
+    """One labelled structure: Å, eV, eV/Å."""
+
+    gdb: int
+    numbers: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    energy: float
+    forces: NDArray[np.float64]
+
+
+def read_qm9(path: Path) -> QM9:
+    with np.load(path) as data:
+        starts = np.concatenate([[0], np.cumsum(data["n_atoms"].astype(int))])
+        return QM9(data["index"], starts, data["atomic_numbers"].astype(int), data["positions"].astype(float))
+
+
+def write_frames(path: Path, frames: Sequence[Frame], tag: str) -> None:
+    np.savez_compressed(
+        path,
+        tag=np.full(len(frames), tag),
+        gdb=np.array([frame.gdb for frame in frames], np.int32),
+        T=np.zeros(len(frames), np.float32),
+        n_atoms=np.array([len(frame.numbers) for frame in frames], np.uint8),
+        atomic_numbers=np.concatenate([frame.numbers for frame in frames]).astype(np.uint8),
+        positions=np.concatenate([frame.positions for frame in frames]).astype(np.float32),
+        forces=np.concatenate([frame.forces for frame in frames]).astype(np.float32),
+        energy=np.array([frame.energy for frame in frames]),
+    )
 
 
 def label(molecule: Molecule) -> tuple[float, NDArray[np.float64]]:
@@ -75,19 +124,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
-    with np.load(options.qm9) as data:
-        n_atoms, index = data["n_atoms"].astype(int), data["index"]
-        starts = np.concatenate([[0], np.cumsum(n_atoms)])
-        numbers, positions = data["atomic_numbers"].astype(int), data["positions"].astype(float)
-    heavy = np.add.reduceat((numbers > 1).astype(int), starts[:-1])
-    pool = np.flatnonzero((heavy <= 4) & (index % 20 != 7))
+    qm9 = read_qm9(options.qm9)
+    heavy = np.add.reduceat((qm9.numbers > 1).astype(int), qm9.starts[:-1])
+    pool = np.flatnonzero((heavy <= 4) & (qm9.index % 20 != 7))
 
     def draw(row: int) -> Molecule:
-        atoms = slice(starts[row], starts[row + 1])
-        molecule = numbers[atoms], positions[atoms]
+        molecule = qm9.molecule(row)
         return fluorinate(molecule, rng) if rng.random() < 0.67 else molecule
 
-    frames = []
+    frames: list[Frame] = []
     for _ in track(range(options.frames), description="GFN2-xTB collisions"):
         while True:
             rows = rng.choice(pool, 2)
@@ -99,20 +144,9 @@ def main() -> None:
             except RuntimeError:  # the self-consistent charges did not converge: draw another pair
                 continue
             if np.abs(forces).max() < MAX_FORCE:
-                frames.append((index[rows[0]], *pair, energy, forces))
+                frames.append(Frame(int(qm9.index[rows[0]]), *pair, energy, forces))
                 break
-    gdb, numbers_, positions_, energies, forces_ = zip(*frames, strict=True)
-    np.savez_compressed(
-        options.output,
-        tag=np.full(len(frames), "K"),
-        gdb=np.array(gdb, np.int32),
-        T=np.zeros(len(frames), np.float32),
-        n_atoms=np.array([len(z) for z in numbers_], np.uint8),
-        atomic_numbers=np.concatenate(numbers_).astype(np.uint8),
-        positions=np.concatenate(positions_).astype(np.float32),
-        forces=np.concatenate(forces_).astype(np.float32),
-        energy=np.array(energies),
-    )
+    write_frames(options.output, frames, "K")
 
 
 if __name__ == "__main__":

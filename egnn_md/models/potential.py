@@ -27,6 +27,7 @@ from egnn_md.nn.familiarity import Familiarity
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.pairs import PairFunctions, Pairs
 from egnn_md.nn.vector_egcl import VectorEGCL
+from egnn_md.nn.written_out import WrittenOut
 
 _Terms = tuple[Tensor, Tensor, Tensor]
 Network = Literal["vectors", "invariant", "coordinates"]
@@ -104,8 +105,12 @@ class Potential(nn.Module):
         self.register_buffer("species_of", lookup, persistent=False)
         self.species_of: Tensor
         self.reference_energies = torch.tensor(config.reference_energies, dtype=torch.float64)
+        self._holders = [module for module in (*self.network.modules(), *self.readout.modules()) if module._parameters]
         self._compile = False
         self._compiled: Callable[..., _Terms] | None = None
+        self._written_out: WrittenOut | None = None
+        self._written_for: list[tuple[int, int]] = []
+        """Identity and version of each weight that `_written_out` holds."""
 
     def compile_forces(self) -> None:
         """From now on, predict through compiled code, made at the first call: a minute or so, then about twice as
@@ -117,7 +122,7 @@ class Potential(nn.Module):
         """Keep the reference energies in float64, on the device of the weights."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.reference_energies = self.reference_energies.to(self.species_of.device)
-        self._compiled = None
+        self._compiled = self._written_out = None
         return self
 
     @property
@@ -167,12 +172,29 @@ class Potential(nn.Module):
         )
 
     def _force_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor, differentiable: bool) -> _Terms:
-        if differentiable or not self._compile or min(vectors.shape[0], species.shape[0]) < 2:  # no trace fits 0 and 1
-            return self.energies_and_gradient(vectors, species, edge_index, differentiable)
         inputs = (vectors, species, edge_index)
-        if self._compiled is None:
-            self._compiled = compile_function(self.energies_and_gradient, inputs)
-        return self._compiled(*inputs)
+        if differentiable:
+            return self.energies_and_gradient(*inputs, differentiable=True)
+        if self._compile and min(vectors.shape[0], species.shape[0]) >= 2:  # no trace fits sizes 0 and 1
+            if self._compiled is None:
+                self._compiled = compile_function(self.energies_and_gradient, inputs)
+            return self._compiled(*inputs)
+        if self.config.network != "vectors":
+            return self.energies_and_gradient(*inputs)
+        energies, gradient, features = self._current_written_out()(*inputs)
+        return energies + self.reference_energies.index_select(0, species), gradient, features
+
+    def _current_written_out(self) -> WrittenOut:
+        """The network with its derivatives written out, for the weights as they are now."""
+        weights = (p for module in self._holders for p in module._parameters.values() if p is not None)
+        current = [(id(p), p._version) for p in weights]
+        if self._written_out is None or current != self._written_for:
+            network = self.network
+            assert isinstance(network, _VectorNetwork)
+            layers = [layer for layer in network.layers if isinstance(layer, VectorEGCL)]
+            self._written_out = WrittenOut(self.pairs, network.embedding.weight, layers, list(self.readout))
+            self._written_for = current
+        return self._written_out
 
     def energies_and_gradient(
         self, vectors: Tensor, species: Tensor, edge_index: Tensor, differentiable: bool = False

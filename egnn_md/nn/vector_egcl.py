@@ -27,6 +27,10 @@ NEIGHBOR_SCALE = 0.25
 """1/sqrt(16): sums over about 16 neighbours start at order one."""
 
 
+NORM_FLOOR = 1e-3
+"""Added to the mean square of h before h is divided by its root."""
+
+
 class Edges(Protocol):
     """What a layer reads of the edges; `Pairs` is one."""
 
@@ -69,7 +73,7 @@ class VectorEGCL(nn.Module):
         self, hidden_dim: int, message_dim: int, n_radial: int, n_vectors: int, *, first: bool, last: bool
     ) -> None:
         super().__init__()
-        self.n_vectors, self.last = n_vectors, last
+        self.n_vectors, self.first, self.last = n_vectors, first, last
         self.source = _linear(hidden_dim, message_dim)
         self.target = _linear(hidden_dim, message_dim, bias=False)
         self.radial = _linear(n_radial, message_dim, bias=False)
@@ -87,7 +91,7 @@ class VectorEGCL(nn.Module):
     def forward(self, h: Tensor, v: Tensor | None, edges: Edges) -> tuple[Tensor, Tensor | None]:
         """h (n_atoms, hidden_dim), v (n_atoms, n_dim, n_vectors) or None -> the same, updated."""
         centre, neighbor = edges.index
-        normed = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + 1e-3)
+        normed = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + NORM_FLOOR)
         hidden = gather(self.source(normed), centre) + gather(self.target(normed), neighbor)
         hidden = torch.addmm(hidden, edges.radial, self.radial.weight.T)
         v_neighbor = None

@@ -1,0 +1,86 @@
+"""The derivatives written out are those of autograd, whatever the blocks, and of the weights as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from graphs import crystal, make_graph, molecule
+
+from egnn_md.graph import Graph
+from egnn_md.models.potential import Potential
+from egnn_md.nn import written_out
+
+Make = Callable[..., Potential]
+CUTOFF = 4.0
+
+
+def several() -> Graph:
+    """A molecule, a crystal with edges longer than the cutoff, and an atom on its own."""
+    numbers, positions, cell = crystal()
+    alone = make_graph([8], [[0.0, 0.0, 0.0]], CUTOFF)
+    return Graph.collate(
+        [make_graph(*molecule("CH3CH2OH"), CUTOFF), make_graph(numbers, positions, CUTOFF + 0.5, cell), alone]
+    )
+
+
+def by_autograd(model: Potential, graph: Graph) -> tuple[torch.Tensor, ...]:
+    species = model.species_of[graph.atomic_numbers]
+    return model.energies_and_gradient(graph.edge_vectors(), species, graph.edge_index)
+
+
+def by_hand(model: Potential, graph: Graph) -> tuple[torch.Tensor, ...]:
+    species = model.species_of[graph.atomic_numbers]
+    energies, gradient, features = model._current_written_out()(graph.edge_vectors(), species, graph.edge_index)
+    return energies + model.reference_energies[species], gradient, features
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 4])
+@pytest.mark.parametrize("block", [17, 10**6])
+def test_energies_gradient_and_features_are_autograds(
+    random_potential: Make, monkeypatch: pytest.MonkeyPatch, n_layers: int, block: int
+) -> None:
+    monkeypatch.setattr(written_out, "BLOCK_EDGES", block)
+    model, graph = random_potential(cutoff=CUTOFF, n_layers=n_layers, hidden_dim=24, message_dim=20), several()
+    for found, expected in zip(by_hand(model, graph), by_autograd(model, graph), strict=True):
+        expected = expected.detach()
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
+
+
+def test_no_edges(random_potential: Make) -> None:
+    model = random_potential(cutoff=CUTOFF)
+    graph = make_graph([8, 1], [[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]], CUTOFF)
+    prediction = model(graph)
+    assert torch.equal(prediction.forces, torch.zeros(2, 3, dtype=torch.float64))
+    torch.testing.assert_close(prediction.energies, by_autograd(model, graph)[0], rtol=1e-13, atol=0)
+
+
+def test_a_force_call_sees_new_weights(random_potential: Make) -> None:
+    model, graph = random_potential(cutoff=CUTOFF), several()
+    before = model(graph).energies
+    with torch.no_grad():
+        model.network.layers[0].gate.weight.mul_(1.5)
+    changed = model(graph).energies
+    assert not torch.allclose(before, changed)
+    torch.testing.assert_close(changed, by_autograd(model, graph)[0], rtol=1e-12, atol=0)
+
+
+def test_a_force_call_sees_substituted_weights(random_potential: Make) -> None:
+    model, graph = random_potential(cutoff=CUTOFF), several()
+    before = model(graph).energies
+    other = {name: 1.1 * value for name, value in model.named_parameters()}
+    inside = torch.func.functional_call(model, other, (graph,)).energies
+    assert not torch.allclose(before, inside)
+    torch.testing.assert_close(model(graph).energies, before, rtol=0, atol=0)
+
+
+def test_edges_beyond_the_cutoff_change_nothing(random_potential: Make) -> None:
+    model = random_potential(cutoff=CUTOFF)
+    numbers, positions = molecule("C6H6")
+    near, far = (make_graph(numbers, positions, reach) for reach in (CUTOFF, CUTOFF + 2.0))
+    assert far.n_edges > near.n_edges
+    here, there = model(near), model(replace(far))
+    torch.testing.assert_close(here.energies, there.energies, rtol=1e-13, atol=0)
+    torch.testing.assert_close(here.forces, there.forces, rtol=1e-11, atol=1e-12)
