@@ -23,11 +23,11 @@ from egnn_md.checkpoint import load
 from egnn_md.data.structures import EdgeTable
 from egnn_md.models.potential import Potential
 from egnn_md.training.batches import FrameBatches
-from egnn_md.training.config import RunConfig
-from egnn_md.training.loop import Resources, Splits, build_model, load_splits, train
+from egnn_md.training.loop import Resources, train
 from egnn_md.training.loss import PotentialLoss
 from egnn_md.training.metrics import evaluate
 from egnn_md.training.optimizer import build_optimizer
+from egnn_md.training.potential import PotentialRun, Splits, build_model, load_splits
 
 CANDIDATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # name: (changes to [model], changes to [training])
@@ -40,16 +40,16 @@ CANDIDATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def configuration(name: str, steps: int, frames: str) -> RunConfig:
+def configuration(name: str, steps: int, frames: str) -> PotentialRun:
     """The shipped model's settings, changed as the candidate says."""
     model, changes = CANDIDATES[name]
     training = {"max_steps": steps, "compile": True, "learning_rate": 4e-3, "energy_weight": 2.0, "warmup_steps": 200}
     training |= {"validate_every": steps, "checkpoint_every": steps}
     training |= changes
-    return RunConfig.model_validate({"data": {"files": [frames]}, "model": model, "training": training})
+    return PotentialRun.model_validate({"data": {"files": [frames]}, "model": model, "training": training})
 
 
-def write_toml(config: RunConfig, path: Path) -> Path:
+def write_toml(config: PotentialRun, path: Path) -> Path:
     """The configuration as a file; TOML writes numbers, strings, booleans and lists as JSON does."""
     sections = config.model_dump(exclude_none=True)
     lines = [f"{key} = {json.dumps(value)}" for key, value in sections.items() if not isinstance(value, dict)]
@@ -60,7 +60,7 @@ def write_toml(config: RunConfig, path: Path) -> Path:
     return path
 
 
-def milliseconds_per_step(config: RunConfig, splits: Splits, n_steps: int = 40) -> float:
+def milliseconds_per_step(config: PotentialRun, splits: Splits, n_steps: int = 40) -> float:
     """Time of a compiled training step, optimizer included, once compiled."""
     model = build_model(config, splits.train)
     loss, optimizer = PotentialLoss(model, config.training), build_optimizer(model, config.training.optimizer, 1e-4)

@@ -24,6 +24,7 @@ from egnn_md.cli import main
 from egnn_md.data.structures import assign_split, read_frames
 from egnn_md.dynamics.observers import read_log
 from egnn_md.models.potential import Potential
+from egnn_md.training import evaluation
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300
@@ -472,6 +473,15 @@ def test_evaluate_takes_the_side_of_the_split(
     assert counts == {side: int((sides == side).sum()) for side in counts}
     assert sum(counts.values()) == 20
     assert sum(count > 0 for count in counts.values()) >= 2
+
+
+def test_evaluate_refuses_a_kind_without_an_evaluation(
+    call: Callable[..., Result], labelled: str, checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(evaluation.EVALUATIONS, "potential")  # type: ignore[arg-type]
+    result = call("evaluate", checkpoint_file, labelled)
+    assert (result.code, result.out) == (2, "")
+    assert "kind 'potential' cannot be evaluated" in result.lines[0]
 
 
 def test_info_says_what_the_model_knows(call: Callable[..., Result], checkpoint_file: Path, tmp_path: Path) -> None:

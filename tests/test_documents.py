@@ -72,15 +72,16 @@ def test_configuration_is_valid(where: str, text: str, tmp_path: Path) -> None:
 
 
 def test_guide_names_every_configuration_key() -> None:
-    from egnn_md.training.config import RunConfig
+    from egnn_md.training.task import TASKS, task_class
 
     guide = (ROOT / "docs" / "guide.md").read_text()
     table = guide[guide.index("**Keys.**") : guide.index("**The run folder**")]
-    for section in ("data", "model", "training"):
-        annotation = RunConfig.model_fields[section].annotation
-        assert annotation is not None
-        for key in annotation.model_fields:  # type: ignore[attr-defined]
-            assert re.search(rf"`(?:{section}\.)?{key}`", table), f"{section}.{key} is not in the guide"
+    for task in TASKS:
+        for section in ("data", "model", "training"):
+            annotation = task_class(task).config_class.model_fields[section].annotation
+            assert annotation is not None
+            for key in annotation.model_fields:  # type: ignore[attr-defined]
+                assert re.search(rf"`(?:{section}\.)?{key}`", table), f"{task}: {section}.{key} is not in the guide"
 
 
 @pytest.mark.parametrize(("where", "words"), commands())

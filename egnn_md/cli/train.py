@@ -1,4 +1,4 @@
-"""`egnn-md train`: a potential from labelled structures."""
+"""`egnn-md train`: a model from a configuration and labelled data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def train(
     threads: Threads = None,
     as_json: Json = False,
 ) -> Outcome:
-    """Train a potential on structures with energies and forces.
+    """Train a model: by default a potential, on structures with energies and forces.
 
     Leaves model.safetensors, a log and plots in the run folder. A run that was interrupted or killed goes on exactly
     where it was.

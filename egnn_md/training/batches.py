@@ -1,9 +1,10 @@
-"""Batches of labelled structures, in an order that depends on the seed and the step alone."""
+"""Batches of labelled samples, in an order that depends on the seed and the step alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,22 @@ from torch.utils.data import Dataset, Sampler
 
 from egnn_md.data.structures import EdgeTable, Frames, ragged_rows
 from egnn_md.graph import Graph
+
+
+class Batches(Protocol):
+    """Samples of any task, indexed by a list of numbers instead of one: a batch is a few array operations.
+
+    A batch is a frozen dataclass with a method `to(device)` and a field `share`, (k,) float64: what the sums of its
+    loss are multiplied by, `shares(indices)` unless several processes work on one step.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: list[int], /) -> Any: ...
+
+    def shares(self, indices: list[int]) -> Tensor:
+        """One over what the loss of these samples is a mean of."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +59,7 @@ class Batch:
 
 
 class FrameBatches(Dataset[Batch]):
-    """Indexed by a list of frame numbers instead of one: a batch is a few numpy calls."""
+    """The structures of `frames` as `Batches`."""
 
     def __init__(self, frames: Frames, edges: EdgeTable, dtype: torch.dtype) -> None:
         self.frames, self.edges, self.dtype = frames, edges, dtype
@@ -72,44 +89,47 @@ class FrameBatches(Dataset[Batch]):
             energy=torch.from_numpy(frames.energy[chosen]),
             forces=torch.from_numpy(forces).to(self.dtype),
             stress=None if frames.stress is None else torch.from_numpy(frames.stress[chosen]).to(self.dtype),
-            share=torch.tensor([1.0 / len(chosen), 1.0 / len(rows)], dtype=torch.float64),
+            share=self.shares(indices),
         )
 
+    def shares(self, indices: list[int]) -> Tensor:
+        """(2,): 1/structures, 1/atoms."""
+        n_atoms = int(self.frames.n_atoms[np.asarray(indices)].sum())
+        return torch.tensor([1.0 / len(indices), 1.0 / n_atoms], dtype=torch.float64)
 
-class StepBatch(Dataset[Batch]):
+
+class StepBatch(Dataset[Any]):
     """The part of a step's batch that one of several processes works on."""
 
-    def __init__(self, batches: FrameBatches, rank: int, world_size: int) -> None:
+    def __init__(self, batches: Batches, rank: int, world_size: int) -> None:
         self.batches, self.rank, self.world_size = batches, rank, world_size
 
-    def __getitem__(self, indices: list[int]) -> Batch:
+    def __getitem__(self, indices: list[int]) -> Any:
         mine = self.batches[indices[self.rank :: self.world_size]]
-        n_atoms = int(self.batches.frames.n_atoms[np.asarray(indices)].sum())
-        whole = torch.tensor([1.0 / len(indices), 1.0 / n_atoms], dtype=torch.float64)
-        return replace(mine, share=whole * self.world_size)
+        return replace(mine, share=self.batches.shares(indices) * self.world_size)
 
 
 class StepSampler(Sampler[list[int]]):
-    """The frames of each step up to `max_steps`: one permutation after another, of `seed` and the pass alone.
+    """The samples of each step up to `max_steps`: one permutation after another, of `seed` and the pass alone.
 
     `first_step` is asked when iteration begins, so that a resumed run goes on where its checkpoint stood.
     """
 
     def __init__(
-        self, n_frames: int, batch_size: int, max_steps: int, seed: int, first_step: Callable[[], int]
+        self, n_samples: int, batch_size: int, max_steps: int, seed: int, first_step: Callable[[], int]
     ) -> None:
-        self.n_frames, self.max_steps, self.seed, self.first_step = n_frames, max_steps, seed, first_step
-        self.batch_size = min(batch_size, n_frames)
+        self.n_samples, self.max_steps, self.seed, self.first_step = n_samples, max_steps, seed, first_step
+        self.batch_size = min(batch_size, n_samples)
 
     def __len__(self) -> int:
         return self.max_steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        per_pass = self.n_frames // self.batch_size
+        per_pass = self.n_samples // self.batch_size
         order_pass = -1
         order: NDArray[np.int64] = np.empty(0, np.int64)
         for step in range(self.first_step(), self.max_steps):
             this_pass, place = divmod(step, per_pass)
             if this_pass != order_pass:
-                order, order_pass = np.random.default_rng([self.seed, this_pass]).permutation(self.n_frames), this_pass
+                order, order_pass = np.random.default_rng([self.seed, this_pass]).permutation(self.n_samples), this_pass
             yield order[place * self.batch_size : (place + 1) * self.batch_size].tolist()

@@ -1,4 +1,4 @@
-"""Train a potential: data in, run folder out. Lightning runs the loop and the processes."""
+"""Train a model: data in, run folder out. Lightning runs the loop and the processes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ import logging
 import os
 import shutil
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader
 
-from egnn_md.checkpoint import load, read_header, save
-from egnn_md.data.structures import DataError, EdgeTable, Frames, assign_split, concatenate, read_frames
-from egnn_md.elements import symbols
-from egnn_md.models.potential import Potential, PotentialConfig
-from egnn_md.training.batches import FrameBatches, StepBatch, StepSampler
+from egnn_md.checkpoint import read_header, save
+from egnn_md.data.structures import DataError
+from egnn_md.training.batches import StepBatch, StepSampler
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig, load_config
+from egnn_md.training.task import Task, task_class
 
 VALIDATION_BATCH = 64
 
@@ -37,15 +35,6 @@ class Resources:
     devices: int = 1
     nodes: int = 1
     progress: bool = True
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The labelled structures of a run."""
-
-    train: Frames
-    valid: Frames
-    test: Frames
 
 
 def train(
@@ -102,84 +91,30 @@ def find_files(data: DataConfig, places: list[Path]) -> list[Path]:
     return found
 
 
-def load_splits(data: DataConfig, data_files: list[Path]) -> Splits:
-    """Read and divide the structures by group. Raises DataError if a side is empty."""
-    frames = concatenate([read_frames(path) for path in data_files])
-    if data.exclude_tags:
-        frames = frames.select(np.flatnonzero(~np.isin(frames.tag, data.exclude_tags)))
-    sides = assign_split(frames, data.valid_fraction, data.test_fraction)
-    train, valid, test = (frames.select(np.flatnonzero(sides == side)) for side in ("train", "valid", "test"))
-    if len(train) == 0 or len(valid) == 0:
-        raise DataError(
-            f"{len(np.unique(frames.group))} groups (molecules) are too few for a training and a validation side: "
-            "name groups in the data (info['group'] in extxyz) or raise valid_fraction"
-        )
-    return Splits(train, _within(valid, train), _within(test, train))
-
-
-def _within(held_out: Frames, train: Frames) -> Frames:
-    """The held-out frames whose elements all occur in training; the model will not know the others."""
-    unknown = ~np.isin(held_out.atomic_numbers, np.unique(train.atomic_numbers))
-    if not unknown.any():
-        return held_out
-    frame_of_atom = np.repeat(np.arange(len(held_out)), held_out.n_atoms)
-    dropped = np.unique(frame_of_atom[unknown])
-    names = symbols(np.unique(held_out.atomic_numbers[unknown]))
-    warnings.warn(f"{len(dropped)} held-out frames have {names}, which no training frame has: left out", stacklevel=2)
-    return held_out.select(np.setdiff1d(np.arange(len(held_out)), dropped))
-
-
-def reference_energies(frames: Frames, elements: tuple[int, ...]) -> tuple[float, ...]:
-    """Least-squares energy per element, eV: what remains for the network is the energy of binding."""
-    known = np.isfinite(frames.energy)
-    counts = frames.composition(elements)[known]
-    return tuple(np.linalg.lstsq(counts, frames.energy[known], rcond=None)[0].tolist())
-
-
-def build_model(config: RunConfig, frames: Frames) -> Potential:
-    """A new model for the elements of the data, or the one of `init_from` to go on from."""
-    elements = tuple(int(z) for z in np.unique(frames.atomic_numbers))
-    torch.manual_seed(config.seed)
-    dtype = cast(torch.dtype, getattr(torch, config.training.dtype))
-    if config.init_from is None:
-        settings = config.model.model_dump()
-        return Potential(PotentialConfig(elements, reference_energies(frames, elements), **settings)).to(dtype)
-    start = cast(Potential, load(config.init_from, dtype=dtype))
-    unknown = set(elements) - set(start.config.elements)
-    if unknown:
-        raise ConfigError(f"init_from {config.init_from!r} does not know {symbols(sorted(unknown))} of the data")
-    model = Potential(_shifted(start.config, frames)).to(dtype)
-    model.load_state_dict(start.state_dict())
-    return model
-
-
-def _shifted(config: PotentialConfig, frames: Frames) -> PotentialConfig:
-    """The same model with reference energies of the new data: another method has another zero of energy."""
-    present = tuple(int(z) for z in np.unique(frames.atomic_numbers))
-    fitted = dict(zip(present, reference_energies(frames, present), strict=True))
-    old = dict(zip(config.elements, config.reference_energies, strict=True))
-    return replace(config, reference_energies=tuple(fitted.get(z, old[z]) for z in config.elements))
-
-
 def _run(config: RunConfig, data_files: list[Path], folder: Path, resources: Resources) -> Path:
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 
-    from egnn_md.training.module import PotentialModule
+    from egnn_md.training.module import TaskModule
     from egnn_md.training.run_folder import CsvLog, KeepBest, Resumable
 
     settings = config.training
-    splits = load_splits(config.data, data_files)
-    model = build_model(config, splits.train)
-    module = PotentialModule(model, settings)
-    information = describe(config, splits)
+    task = task_class(config.task)(config, data_files)
+    torch.manual_seed(config.seed)
+    module = TaskModule(task, task.build_model(), settings)
+    information = describe(config, task)
 
     def save_best(progress: dict[str, float]) -> None:
         save(module.averaged_model, folder / "best.safetensors", information | {"training": progress})
 
     callbacks: list[Any] = [
         KeepBest(save_best),
-        CsvLog(folder, every=max(1, min(100, settings.validate_every))),
+        CsvLog(
+            folder,
+            every=max(1, min(100, settings.validate_every)),
+            losses=task.loss_names,
+            errors=tuple(f"valid_{name}" for name in task.error_names),
+        ),
         Resumable(folder, settings.checkpoint_every),
     ]
     if settings.patience is not None:
@@ -206,47 +141,37 @@ def _run(config: RunConfig, data_files: list[Path], folder: Path, resources: Res
             use_distributed_sampler=False,
             inference_mode=False,
         )
-        loaders = make_loaders(config, splits, model, trainer)
+        loaders = make_loaders(config, task, module.model, trainer)
         last = folder / "last.ckpt"
         trainer.fit(module, *loaders, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     if not trainer.is_global_zero:
         return folder / "model.safetensors"
     from egnn_md.training.report import finish
 
-    return finish(folder, splits)
+    return finish(folder, task)
 
 
-def make_loaders(config: RunConfig, splits: Splits, model: Potential, trainer: Any) -> tuple[Any, Any]:
-    """Loaders of the training steps and of the validation structures, for this process."""
-    settings, cutoff, dtype = config.training, model.config.cutoff, model.dtype
-    rank, world = trainer.global_rank, trainer.world_size
+def make_loaders(config: RunConfig, task: Task, model: torch.nn.Module, trainer: Any) -> tuple[Any, Any]:
+    """Loaders of the training steps and of the validation samples, for this process."""
+    settings, rank, world = config.training, trainer.global_rank, trainer.world_size
     if settings.batch_size < world:
         raise ConfigError(f"batch_size {settings.batch_size} is smaller than the number of processes, {world}")
-    steps = StepBatch(FrameBatches(splits.train, EdgeTable.build(splits.train, cutoff), dtype), rank, world)
-    sampler = StepSampler(
-        len(splits.train), settings.batch_size, settings.max_steps, config.seed, lambda: trainer.global_step
-    )
-    mine = splits.valid.select(np.arange(rank, len(splits.valid), world))
-    valid = FrameBatches(mine, EdgeTable.build(mine, cutoff), dtype)
-    blocks: Any = BatchSampler(SequentialSampler(range(len(mine))), VALIDATION_BATCH, drop_last=False)
+    train, valid = task.batches(model)
+    sampler = StepSampler(len(train), settings.batch_size, settings.max_steps, config.seed, lambda: trainer.global_step)
+    blocks: Any = BatchSampler(range(rank, len(valid), world), VALIDATION_BATCH, drop_last=False)
     return (
-        DataLoader(steps, sampler=cast(Any, sampler), batch_size=None),
-        DataLoader(valid, sampler=blocks, batch_size=None),
+        DataLoader(StepBatch(train, rank, world), sampler=cast(Any, sampler), batch_size=None),
+        DataLoader(cast(Any, valid), sampler=blocks, batch_size=None),
     )
 
 
-def describe(config: RunConfig, splits: Splits) -> dict[str, Any]:
+def describe(config: RunConfig, task: Task) -> dict[str, Any]:
     """What a checkpoint says of its training."""
     return {
         "name": config.name,
         "description": config.description,
         "licence": config.licence,
-        "split": {"valid": config.data.valid_fraction, "test": config.data.test_fraction},
-        "training_data": {
-            "files": list(splits.train.sources),
-            "n_structures": len(splits.train),
-            "n_groups": len(np.unique(splits.train.group)),
-        },
+        **task.information(),
         "training_config": config.model_dump(exclude={"output"}),
         "init_from": None if config.init_from is None else read_header(config.init_from).get("name", config.init_from),
     }

@@ -1,9 +1,9 @@
-"""The loss of a potential, eager or traced and compiled, and the errors of a trained one."""
+"""The loss of a potential, eager or traced and compiled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ from egnn_md.models.potential import Potential, forces_from_edges
 from egnn_md.nn.compilation import compile_function
 from egnn_md.nn.ops import segment_sum
 from egnn_md.training.batches import Batch
-from egnn_md.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from egnn_md.training.potential import PotentialTrainingConfig
 
 
 class LossTerms(NamedTuple):
@@ -34,7 +36,7 @@ class PotentialLoss:
     NaN do not count. With `compile`, the first call traces forward, forces and loss into one graph and compiles it.
     """
 
-    def __init__(self, model: Potential, config: TrainingConfig) -> None:
+    def __init__(self, model: Potential, config: PotentialTrainingConfig) -> None:
         self.model = model
         self.config = config
         self._compiled: Callable[..., tuple[Tensor, ...]] | None = None

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from egnn_md.data.structures import EdgeTable, Frames
+from egnn_md.data.structures import DataError, EdgeTable, Frames, assign_split, read_frames
 from egnn_md.models.potential import Potential
 from egnn_md.training.batches import Batch, FrameBatches
+from egnn_md.training.evaluation import Evaluation, EvaluationError, Request
+from egnn_md.training.report import figure
 
 FloatArray = NDArray[np.float64]
 BATCH_SIZE = 32
@@ -106,3 +110,56 @@ def _reduce(sums: FloatArray, by_tag: dict[str, Metrics] | None = None) -> Metri
         energy_rmse=1e3 * math.sqrt(energy_squared / structures) if structures else math.nan,
         by_tag=by_tag or {},
     )
+
+
+def evaluate_file(model: Potential, header: Mapping[str, Any], request: Request) -> Evaluation:
+    """`egnn-md evaluate` of a potential. Raises DataError and EvaluationError."""
+    frames = _side(read_frames(request.file), header, request.split)
+    result = evaluate(model, frames, request.batch_size, lambda done: request.progress(done, len(frames)))
+    rows = [_row("all", result), *(_row(tag or "(no tag)", part) for tag, part in result.by_tag.items())]
+    return Evaluation(
+        values=result.to_dict(),
+        columns=("kind", "structures", "force MAE", "force RMSE", "energy MAE", "energy RMSE"),
+        rows=rows,
+        note="forces in meV/Å, energies in meV/atom",
+        plot=None if frames.forces is None else partial(plot_parity, model, frames),
+    )
+
+
+def _side(frames: Frames, header: Mapping[str, Any], split: str) -> Frames:
+    """The structures of one side of the split that the model's training used."""
+    if split == "all":
+        return frames
+    fractions = header.get("split")
+    if not isinstance(fractions, dict) or not {"valid", "test"} <= fractions.keys():
+        raise EvaluationError("the model does not record how its data was divided: only --split all is possible")
+    sides = assign_split(frames, float(fractions["valid"]), float(fractions["test"]))
+    chosen = frames.select(np.flatnonzero(sides == split))
+    if len(chosen) == 0:
+        raise DataError(f"none of the {len(frames)} structures is on the {split} side of the split")
+    return chosen
+
+
+def _row(name: str, result: Metrics) -> list[str]:
+    errors = (result.force_mae, result.force_rmse, result.energy_mae, result.energy_rmse)
+    return [name, str(result.n_structures), *("-" if value != value else f"{value:.3f}" for value in errors)]
+
+
+def plot_parity(model: Potential, frames: Frames, picture: Path, n_frames: int = 1000) -> None:
+    """Predicted against labelled force components of held-out structures."""
+    frames = frames.select(np.arange(len(frames))[:: max(1, len(frames) // n_frames)])
+    if frames.forces is None:
+        return
+    batches = FrameBatches(frames, EdgeTable.build(frames, model.config.cutoff), model.dtype)
+    predicted = []
+    for start in range(0, len(frames), 64):
+        batch = batches[list(range(start, min(start + 64, len(frames))))]
+        predicted.append(model(batch.to(model.device).graph).forces.cpu().numpy())
+    labels, values = frames.forces.ravel(), np.concatenate(predicted).ravel()
+    known = np.isfinite(labels)
+    picture_figure, axes = figure(5.0)
+    axes.hexbin(labels[known], values[known], gridsize=120, bins="log", mincnt=1, cmap="viridis")
+    limit = float(np.abs(labels[known]).max())
+    axes.plot([-limit, limit], [-limit, limit], color="k", lw=0.7)
+    axes.set(xlabel="labelled force component (eV/Å)", ylabel="predicted (eV/Å)", title=f"{len(frames)} structures")
+    picture_figure.savefig(picture, dpi=150)

@@ -18,17 +18,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-LOG_COLUMNS = (
-    "step",
-    "time_s",
-    "learning_rate",
-    "loss",
-    "force_loss",
-    "energy_loss",
-    "valid_force_mae",
-    "valid_energy_mae",
-)
-
 
 class Resumable(Callback):
     """Writes last.ckpt every `every` steps and at the end of validations."""
@@ -76,10 +65,15 @@ class KeepBest(Callback):
 
 
 class CsvLog(Callback):
-    """Appends a line to log.csv every `every` steps; a resumed run drops the lines beyond its checkpoint."""
+    """Appends a line to log.csv every `every` steps; a resumed run drops the lines beyond its checkpoint.
 
-    def __init__(self, folder: Path, every: int) -> None:
+    `losses` and `errors` name what the module logs in steps and in validations, each a column.
+    """
+
+    def __init__(self, folder: Path, every: int, losses: tuple[str, ...], errors: tuple[str, ...]) -> None:
         self.path, self.every = folder / "log.csv", every
+        self.losses, self.errors = losses, errors
+        self.columns = ("step", "time_s", "learning_rate", *losses, *errors)
         self._seconds, self._since = 0.0, time.monotonic()
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -94,18 +88,18 @@ class CsvLog(Callback):
             self._seconds = float(kept[-1]["time_s"])
         temporary = self.path.with_suffix(".partial")
         with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, LOG_COLUMNS)
+            writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(kept)
         os.replace(temporary, self.path)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if trainer.global_step % self.every == 0:
-            self._write(trainer, ("loss", "force_loss", "energy_loss"))
+            self._write(trainer, self.losses)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._write(trainer, ("valid_force_mae", "valid_energy_mae"))
+            self._write(trainer, self.errors)
 
     def _write(self, trainer: Trainer, names: tuple[str, ...]) -> None:
         if not trainer.is_global_zero:
@@ -117,4 +111,4 @@ class CsvLog(Callback):
         }
         row |= {name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics}
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, LOG_COLUMNS).writerow(row)
+            csv.DictWriter(file, self.columns).writerow(row)

@@ -63,6 +63,15 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("task", "message"), [('"potentail"', "did you mean 'potential'?"), ("3", "known tasks: potential")]
+)
+def test_unknown_tasks_are_named(tmp_path: Path, task: str, message: str) -> None:
+    with pytest.raises(ConfigError, match="unknown task") as caught:
+        load_config(config_file(tmp_path, f"task = {task}\n{VALID}"))
+    assert message in str(caught.value)
+
+
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(config_file(tmp_path, VALID + "batchsize = 1\nema_decay = 2.0\n[model]\ncutof = 3.0"))

@@ -15,8 +15,8 @@ from torch import Tensor
 from egnn_md.graph import Graph
 from egnn_md.models.potential import Potential
 from egnn_md.training.batches import Batch
-from egnn_md.training.config import TrainingConfig
 from egnn_md.training.loss import LossTerms, PotentialLoss
+from egnn_md.training.potential import PotentialTrainingConfig as TrainingConfig
 
 CUTOFF = 4.0
 Make = Callable[..., Potential]

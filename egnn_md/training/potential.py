@@ -1,0 +1,221 @@
+"""The task "potential": energies, forces and stress of labelled structures."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from egnn_md.checkpoint import load
+from egnn_md.data.structures import DataError, EdgeTable, Frames, assign_split, concatenate, read_frames
+from egnn_md.elements import symbols
+from egnn_md.models.potential import Potential, PotentialConfig
+from egnn_md.training.batches import Batch, FrameBatches
+from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
+from egnn_md.training.loss import PotentialLoss
+from egnn_md.training.metrics import evaluate, plot_parity
+from egnn_md.training.task import LearningCurve
+
+STATISTICS_FRAMES = 8000
+
+
+class PotentialDataConfig(DataConfig):
+    """Labelled structures (npz of ragged arrays, or anything ase reads) and how they are divided."""
+
+    valid_fraction: float = Field(0.05, gt=0, lt=0.5)
+    """Fraction of the groups (molecules) that choose the best checkpoint."""
+    test_fraction: float = Field(0.05, ge=0, lt=0.5)
+    """Fraction of the groups that training never reads; `egnn-md evaluate --split test` finds them again."""
+    exclude_tags: list[str] = Field(default_factory=list)
+    """Kinds of frames to leave out altogether."""
+
+
+class PotentialModelConfig(Section):
+    """The network; the elements and reference energies come from the data."""
+
+    network: Literal["vectors", "invariant", "coordinates"] = "vectors"
+    cutoff: float = Field(5.0, gt=0)
+    """Å."""
+    hidden_dim: int = Field(64, ge=1)
+    message_dim: int = Field(64, ge=1)
+    n_layers: int = Field(3, ge=1)
+    n_vectors: int = Field(16, ge=1)
+    n_radial: int = Field(20, ge=1)
+
+
+class PotentialTrainingConfig(TrainingConfig):
+    """The loss, and whether to compile it."""
+
+    loss: Literal["l1", "mse"] = "l1"
+    energy_weight: float = Field(1.0, ge=0)
+    """Of the energy error per atom, eV."""
+    force_weight: float = Field(1.0, ge=0)
+    """Of the length of an atom's force error, eV/Å."""
+    stress_weight: float = Field(0.0, ge=0)
+    """Of the stress error, eV/Å³; 0 leaves stress out."""
+    compile: bool = False
+    """Trace and compile the training step: a minute or two at the start, then about 2.5x faster on a CPU."""
+
+
+class PotentialRun(RunConfig):
+    """The whole file."""
+
+    task: Literal["potential"] = "potential"
+    name: str = "potential"
+    data: PotentialDataConfig
+    model: PotentialModelConfig = PotentialModelConfig()
+    training: PotentialTrainingConfig
+
+
+class PotentialTask:
+    """See `Task`. The score is the force error, or the energy error of data without forces."""
+
+    config_class: ClassVar[type[RunConfig]] = PotentialRun
+    loss_names = ("loss", "force_loss", "energy_loss")
+    error_names = ("force_mae", "energy_mae")
+    curve = LearningCurve("force_loss", "force_mae", "meV/Å", loss_factor=1e3)
+
+    def __init__(self, config: PotentialRun, files: list[Path]) -> None:
+        self.config = config
+        self.splits = load_splits(config.data, files)
+        self._loss: PotentialLoss | None = None
+
+    def build_model(self) -> Potential:
+        return build_model(self.config, self.splits.train)
+
+    def batches(self, model: Potential) -> tuple[FrameBatches, FrameBatches]:
+        cutoff, dtype = model.config.cutoff, model.dtype
+        train, valid = (
+            FrameBatches(frames, EdgeTable.build(frames, cutoff), dtype)
+            for frames in (self.splits.train, self.splits.valid)
+        )
+        return train, valid
+
+    def loss(self, model: Potential, batch: Batch, step: int) -> dict[str, Tensor]:
+        if self._loss is None:
+            self._loss = PotentialLoss(model, self.config.training)
+        terms = self._loss(batch)
+        return {"loss": terms.total, "force_loss": terms.force, "energy_loss": terms.energy}
+
+    def error_sums(self, model: Potential, batch: Batch) -> Tensor:
+        """(4,): Σ|ΔF| and its components, Σ|ΔE| per atom and its structures."""
+        with torch.enable_grad():
+            prediction = model(batch.graph)
+        force_error = (prediction.forces - batch.forces).abs().double()
+        counts = torch.bincount(batch.graph.batch, minlength=batch.graph.n_graphs)
+        energy_error = ((prediction.energy - batch.energy) / counts).abs()
+        return torch.stack(
+            [force_error.nansum(), (~force_error.isnan()).sum(), energy_error.nansum(), (~energy_error.isnan()).sum()]
+        )
+
+    def errors(self, sums: Tensor) -> dict[str, Tensor]:
+        values = {"force_mae": 1e3 * sums[0] / sums[1].clamp(min=1), "energy_mae": 1e3 * sums[2] / sums[3].clamp(min=1)}
+        return values | {"score": values["force_mae"] if sums[1] > 0 else values["energy_mae"]}
+
+    def information(self) -> dict[str, Any]:
+        train, data = self.splits.train, self.config.data
+        return {
+            "split": {"valid": data.valid_fraction, "test": data.test_fraction},
+            "training_data": {
+                "files": list(train.sources),
+                "n_structures": len(train),
+                "n_groups": len(np.unique(train.group)),
+            },
+        }
+
+    def finish(self, model: Potential, folder: Path) -> dict[str, Any]:
+        splits = self.splits
+        fit_familiarity(model, splits.train)
+        sides = {"valid": splits.valid, "test": splits.test}
+        held_out = {side: evaluate(model, frames).to_dict() for side, frames in sides.items() if len(frames)}
+        plot_parity(model, splits.test if len(splits.test) else splits.valid, folder / "parity.png")
+        return held_out
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The labelled structures of a run."""
+
+    train: Frames
+    valid: Frames
+    test: Frames
+
+
+def load_splits(data: PotentialDataConfig, data_files: list[Path]) -> Splits:
+    """Read and divide the structures by group. Raises DataError if a side is empty."""
+    frames = concatenate([read_frames(path) for path in data_files])
+    if data.exclude_tags:
+        frames = frames.select(np.flatnonzero(~np.isin(frames.tag, data.exclude_tags)))
+    sides = assign_split(frames, data.valid_fraction, data.test_fraction)
+    train, valid, test = (frames.select(np.flatnonzero(sides == side)) for side in ("train", "valid", "test"))
+    if len(train) == 0 or len(valid) == 0:
+        raise DataError(
+            f"{len(np.unique(frames.group))} groups (molecules) are too few for a training and a validation side: "
+            "name groups in the data (info['group'] in extxyz) or raise valid_fraction"
+        )
+    return Splits(train, _within(valid, train), _within(test, train))
+
+
+def _within(held_out: Frames, train: Frames) -> Frames:
+    """The held-out frames whose elements all occur in training; the model will not know the others."""
+    unknown = ~np.isin(held_out.atomic_numbers, np.unique(train.atomic_numbers))
+    if not unknown.any():
+        return held_out
+    frame_of_atom = np.repeat(np.arange(len(held_out)), held_out.n_atoms)
+    dropped = np.unique(frame_of_atom[unknown])
+    names = symbols(np.unique(held_out.atomic_numbers[unknown]))
+    warnings.warn(f"{len(dropped)} held-out frames have {names}, which no training frame has: left out", stacklevel=2)
+    return held_out.select(np.setdiff1d(np.arange(len(held_out)), dropped))
+
+
+def reference_energies(frames: Frames, elements: tuple[int, ...]) -> tuple[float, ...]:
+    """Least-squares energy per element, eV: what remains for the network is the energy of binding."""
+    known = np.isfinite(frames.energy)
+    counts = frames.composition(elements)[known]
+    return tuple(np.linalg.lstsq(counts, frames.energy[known], rcond=None)[0].tolist())
+
+
+def build_model(config: PotentialRun, frames: Frames) -> Potential:
+    """A new model for the elements of the data, or the one of `init_from` to go on from."""
+    elements = tuple(int(z) for z in np.unique(frames.atomic_numbers))
+    dtype = cast(torch.dtype, getattr(torch, config.training.dtype))
+    if config.init_from is None:
+        settings = config.model.model_dump()
+        return Potential(PotentialConfig(elements, reference_energies(frames, elements), **settings)).to(dtype)
+    start = load(config.init_from, dtype=dtype)
+    if not isinstance(start, Potential):
+        raise ConfigError(f"init_from {config.init_from!r} is a {type(start).__name__}, no potential")
+    unknown = set(elements) - set(start.config.elements)
+    if unknown:
+        raise ConfigError(f"init_from {config.init_from!r} does not know {symbols(sorted(unknown))} of the data")
+    model = Potential(_shifted(start.config, frames)).to(dtype)
+    model.load_state_dict(start.state_dict())
+    return model
+
+
+def _shifted(config: PotentialConfig, frames: Frames) -> PotentialConfig:
+    """The same model with reference energies of the new data: another method has another zero of energy."""
+    present = tuple(int(z) for z in np.unique(frames.atomic_numbers))
+    fitted = dict(zip(present, reference_energies(frames, present), strict=True))
+    old = dict(zip(config.elements, config.reference_energies, strict=True))
+    return replace(config, reference_energies=tuple(fitted.get(z, old[z]) for z in config.elements))
+
+
+@torch.no_grad()
+def fit_familiarity(model: Potential, frames: Frames, n_frames: int = STATISTICS_FRAMES) -> None:
+    """Take the statistics of the extrapolation signal from a sample of the training structures."""
+    chosen = np.random.default_rng(0).permutation(len(frames))[:n_frames]
+    sample = frames.select(np.sort(chosen))
+    batches = FrameBatches(sample, EdgeTable.build(sample, model.config.cutoff), model.dtype)
+    features, species = [], []
+    for start in range(0, len(sample), 64):
+        graph = batches[list(range(start, min(start + 64, len(sample))))].graph
+        species.append(model.species_of[graph.atomic_numbers])
+        features.append(model.energies_and_gradient(graph.edge_vectors(), species[-1], graph.edge_index)[2].detach())
+    model.familiarity.fit(torch.cat(features), torch.cat(species))
