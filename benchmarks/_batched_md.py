@@ -17,8 +17,8 @@ from _common import Molecule
 from torch import Tensor
 
 from egnn_md.graph import Graph
-from egnn_md.models.potential import Potential, forces_from_edges
-from egnn_md.nn.ops import opaque_sums, segment_sum
+from egnn_md.models.potential import Potential
+from egnn_md.nn.ops import segment_sum
 from egnn_md.units import BOLTZMANN, FS_PER_TIME_UNIT
 
 
@@ -39,8 +39,7 @@ class State:
 class Batch:
     """Molecules side by side with the potential that moves them; precision and device are the potential's.
 
-    With `compiled` the force call is traced and compiled for these molecules: a minute or two at the start, then
-    about twice as fast on a CPU.
+    With `compiled` the force call is traced and compiled: a minute or two at the start.
     """
 
     def __init__(self, model: Potential, molecules: Sequence[Molecule], *, compiled: bool = False) -> None:
@@ -53,26 +52,13 @@ class Batch:
         self.n_atoms = torch.bincount(self.graph.batch)
         masses = atomic_masses[self.graph.atomic_numbers.cpu().numpy()]
         self.masses = torch.tensor(masses, dtype=model.dtype, device=model.device).unsqueeze(-1)
-        self.species = model.species_of.index_select(0, self.graph.atomic_numbers)
-        self.forces: Callable[[Tensor], tuple[Tensor, Tensor]] = self._compile() if compiled else self._forces
-        """positions -> energy (n_molecules,) and forces (n_atoms, 3)."""
+        if compiled:
+            model.compile_forces()
 
-    def _forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        centre, neighbor = self.graph.edge_index
-        vectors = positions.index_select(0, neighbor) - positions.index_select(0, centre)
-        energies, gradient, _ = self.model.energies_and_gradient(vectors, self.species, self.graph.edge_index)
-        energy = segment_sum(energies, self.graph.batch, self.n_molecules)
-        return energy, forces_from_edges(gradient, self.graph.edge_index, positions.shape[0])
-
-    def _compile(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        from torch.fx.experimental.proxy_tensor import make_fx
-
-        with opaque_sums():
-            traced = make_fx(lambda positions: self._forces(positions), _allow_non_fake_inputs=True)(
-                self.graph.positions
-            )
-        compiled: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.compile(traced, dynamic=False)
-        return compiled
+    def forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions (n_atoms, 3) -> energy (n_molecules,) and forces (n_atoms, 3)."""
+        prediction = self.model(replace(self.graph, positions=positions))
+        return prediction.energy, prediction.forces
 
     def start(self, temperature: Tensor, generator: torch.Generator) -> State:
         """The given positions with Maxwell's velocities; `temperature` (n_molecules,) in K."""

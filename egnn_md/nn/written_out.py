@@ -196,8 +196,8 @@ class WrittenOut:
         float64, ∂E/∂r_ij (n_edges, 3) eV/Å, final features (n_atoms, hidden_dim).
         """
         inside = (vectors.square().sum(-1) < self.pairs.cutoff**2).nonzero().squeeze(-1)  # a skin's edges are not
-        parts = torch.split(vectors.index_select(0, inside), BLOCK_EDGES)
-        indices = torch.split(edge_index.index_select(1, inside), BLOCK_EDGES, 1)
+        parts = vectors.index_select(0, inside).unsafe_split(BLOCK_EDGES)
+        indices = edge_index.index_select(1, inside).unsafe_split(BLOCK_EDGES, 1)
         blocks = [_Block.of(self.pairs(part, species, index)) for part, index in zip(parts, indices, strict=True)]
         h, v, passed = self.embedding.index_select(0, species), None, []
         for layer in self.layers:
@@ -233,7 +233,7 @@ def _forward(w: _Layer, h: Tensor, v: Tensor | None, blocks: list[_Block]) -> tu
         vectors.index_add_(0, block.centre, sent)
         if len(blocks) == 1:
             kept.append(messages)
-    left, right = torch.split(vectors @ w.read.on, w.n_vectors, -1)
+    left, right = (vectors @ w.read.on).chunk(2, -1)
     hidden = torch.addmm(w.node_in_bias, torch.cat([normed, aggregated, (left * right).sum(1)], -1), w.node_in.on)
     out = torch.addmm(w.node_out_bias, silu(hidden), w.node_out.on)
     scale = out[:, hidden_dim:].unsqueeze(1)
@@ -256,7 +256,7 @@ def _messages(w: _Layer, ends: Tensor, v: Tensor | None, block: _Block) -> tuple
     hidden.addmm_(torch.cat([along_directions, (v_centre * v_neighbor).sum(1)], -1), w.geometry.on)
     activated = silu(hidden)
     message = activated * block.envelope
-    along, across = torch.split((message @ w.gate.on).unsqueeze(1), w.n_vectors, -1)
+    along, across = (message @ w.gate.on).unsqueeze(1).chunk(2, -1)
     return message, _Messages(hidden, activated, along, _Carried(across, v_centre, v_neighbor))
 
 
@@ -273,7 +273,7 @@ def _backward(
         by_out = torch.cat([by_h, (by_v * nodes.vectors).sum(1)], -1)
         by_vectors = torch.addcmul(by_v, by_v, nodes.scale)
     by_parts = _silu_backward(by_out @ w.node_out.back, nodes.hidden) @ w.node_in.back
-    by_normed, by_aggregated, by_lengths = torch.split(by_parts, [by_h.shape[1], w.n_messages, w.n_vectors], -1)
+    by_normed, by_aggregated, by_lengths = by_parts.split_with_sizes([by_h.shape[1], w.n_messages, w.n_vectors], -1)
     by_read = torch.cat([nodes.right, nodes.left], -1) * torch.cat([by_lengths, by_lengths], -1).unsqueeze(1)
     by_vectors.view(-1, w.n_vectors).addmm_(by_read.view(-1, 2 * w.n_vectors), w.read.back)
     by_v_in, by_ends = by_vectors, by_aggregated
