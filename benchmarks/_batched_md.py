@@ -37,12 +37,9 @@ class State:
 
 
 class Batch:
-    """Molecules side by side with the potential that moves them; precision and device are the potential's.
+    """Molecules side by side with the potential that moves them; precision and device are the potential's."""
 
-    With `compiled` the force call is traced and compiled: a minute or two at the start.
-    """
-
-    def __init__(self, model: Potential, molecules: Sequence[Molecule], *, compiled: bool = False) -> None:
+    def __init__(self, model: Potential, molecules: Sequence[Molecule]) -> None:
         from ase.data import atomic_masses
 
         self.model = model
@@ -52,8 +49,6 @@ class Batch:
         self.n_atoms = torch.bincount(self.graph.batch)
         masses = atomic_masses[self.graph.atomic_numbers.cpu().numpy()]
         self.masses = torch.tensor(masses, dtype=model.dtype, device=model.device).unsqueeze(-1)
-        if compiled:
-            model.compile_forces()
 
     def forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """positions (n_atoms, 3) -> energy (n_molecules,) and forces (n_atoms, 3)."""

@@ -45,7 +45,7 @@ def drift(times: FloatArray, energies: FloatArray) -> FloatArray:
 
 def simulate(model: Potential, molecules: Sequence[Molecule], options: Namespace) -> dict[str, Any]:
     """Equilibrate, then run NVE; figures of each molecule, energies in meV/atom and times in ps."""
-    batch = Batch(model, molecules, compiled=options.compile)
+    batch = Batch(model, molecules)
     generator = torch.Generator().manual_seed(options.seed)
     temperature = torch.full((len(molecules),), options.temperature, dtype=torch.float64, device=model.device)
     thermostat = Thermostat(temperature, FRICTION, generator)
@@ -87,7 +87,6 @@ def make_options() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float64")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="compile the force call first: for long runs on a CPU")
     return parser
 
 

@@ -33,7 +33,7 @@ from egnn_md.models.potential import Potential
 def simulate(model: Potential, molecules: Sequence[Molecule], options: Namespace) -> tuple[BondWatch, list[float]]:
     """Every molecule at every temperature, molecules innermost; the watch and the mean temperature of each."""
     copies = [molecule for _ in options.temperatures for molecule in molecules]
-    batch = Batch(model, copies, compiled=options.compile)
+    batch = Batch(model, copies)
     generator = torch.Generator().manual_seed(options.seed)
     temperature = torch.tensor(options.temperatures, dtype=torch.float64).repeat_interleave(len(molecules))
     thermostat = Thermostat(temperature.to(model.device), options.friction, generator)
@@ -68,7 +68,6 @@ def make_options() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="compile the force call first: for long runs on a CPU")
     return parser
 
 

@@ -152,23 +152,6 @@ def test_a_batch_is_its_molecules_one_by_one(
     torch.testing.assert_close(forces, torch.cat([single.forces for single in singles]), rtol=1e-9, atol=1e-10)
 
 
-def test_the_traced_force_call_is_the_eager_one_at_any_positions(
-    benchmark: Callable[[str], ModuleType],
-    random_potential: Callable[..., Potential],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What --compile hands to the compiler; the compiler itself takes too long for a test."""
-    common, md = benchmark("_common"), benchmark("_batched_md")
-    handed: list[Any] = []
-    monkeypatch.setattr(torch, "compile", lambda traced, **_: handed.append(traced) or traced)
-    model, molecules = random_potential(), as_molecules(common, "C6H6", "H2O")
-    eager, traced = md.Batch(model, molecules), md.Batch(model, molecules, compiled=True)
-    assert len(handed) == 1
-    moved = eager.graph.positions + 0.1 * torch.randn(15, 3, dtype=torch.float64)
-    with torch.no_grad():
-        torch.testing.assert_close(traced.forces(moved), eager.forces(moved), rtol=1e-10, atol=1e-10)
-
-
 def test_verlet_conserves_energy_to_second_order(
     benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential]
 ) -> None:
