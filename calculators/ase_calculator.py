@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections.abc import Sequence
@@ -22,21 +21,17 @@ from ase.outputs import Properties, all_outputs
 from torch import Tensor
 
 from egnn_md.calculators.ase_inputs import AtomsInputs
+from egnn_md.calculators.extrapolation import EXTRAPOLATION_LIMIT, ExtrapolationWarning, warn_of_extrapolation
 from egnn_md.calculators.model_source import ModelSource, parse_device, parse_dtype
+from egnn_md.calculators.options import refuse_unknown
 from egnn_md.graph import Prediction
 from egnn_md.models.potential import Potential
 from egnn_md.neighbors import DEFAULT_SKIN, GraphBuilder
 
 Model = str | Path | Potential
 
-EXTRAPOLATION_LIMIT: Final = 2.0
-"""Warn when an atom's extrapolation signal passes this: 1 is what 99.9 % of the training atoms stay below."""
 _PERIODIC: Final = np.array([True, True, True]).tobytes()
 _VOIGT: Final = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
-
-
-class ExtrapolationWarning(UserWarning):
-    """The structure is unlike the model's training data: its energies and forces may mean nothing."""
 
 
 class OpenShellWarning(UserWarning):
@@ -86,7 +81,7 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         compile: bool = False,
         **unknown: Any,
     ) -> None:
-        self._refuse_unknown(unknown)
+        refuse_unknown("EGNNCalculator", unknown, self.default_parameters)
         self._inputs: AtomsInputs | None = None
         self._snapshot: Atoms | None = None
         self._sources: tuple[ModelSource, ...] = ()
@@ -99,7 +94,7 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
 
     def set(self, **options: Any) -> dict[str, Any]:
         """Change options, as in the constructor; results are dropped and models loaded anew. Returns the options."""
-        self._refuse_unknown(options)
+        refuse_unknown("EGNNCalculator", options, self.default_parameters)
         if not options:
             return {}
         sources, committee = self._sources, self._committee
@@ -129,14 +124,6 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         self._models = models
         self._known_numbers = b""
         self.reset()
-
-    def _refuse_unknown(self, options: dict[str, Any]) -> None:
-        for name in options.keys() - self.default_parameters.keys():
-            near = difflib.get_close_matches(name, self.default_parameters, n=1, cutoff=0.0)[0]
-            raise TypeError(
-                f"EGNNCalculator has no option {name!r}; did you mean {near!r}? "
-                f"Options: {', '.join(self.default_parameters)}"
-            )
 
     def __getstate__(self) -> dict[str, Any]:
         loaded = ("_models", "_graphs", "_known_numbers")
@@ -219,13 +206,10 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         self._known_numbers = key
 
     def _report(self, extrapolation: float) -> None:
-        if extrapolation > EXTRAPOLATION_LIMIT:
-            self._warn_once(
-                ExtrapolationWarning,
-                f"the structure is unlike the training data (extrapolation {extrapolation:.1f}, limit "
-                f"{EXTRAPOLATION_LIMIT:g}): do not trust its energy and forces; calc.results['extrapolation'] goes on "
-                "telling, this warning comes once",
-            )
+        if extrapolation > EXTRAPOLATION_LIMIT and ExtrapolationWarning not in self._warned:
+            self._warned.add(ExtrapolationWarning)
+            hint = "calc.results['extrapolation'] goes on telling, this warning comes once"
+            warn_of_extrapolation(extrapolation, hint, stacklevel=2)
 
     def _warn_once(self, category: type[Warning], message: str) -> None:
         if category not in self._warned:

@@ -7,6 +7,7 @@ pair stands twice, once from each end. Lengths in Å.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -139,6 +140,11 @@ class VerletList:
                 edges.wrap(wraps)
         return edges.index, edges.shift
 
+    @property
+    def has_every_pair(self) -> bool:
+        """Whether the list is that of a small molecule: all its pairs, however far apart."""
+        return self._reference is not None and self._reference.completeness is None
+
     def _build(self, positions: FloatArray, cell: FloatArray, pbc: BoolArray) -> _Edges:
         all_pairs = len(positions) <= ALL_PAIRS_ATOMS and not pbc.any()
         kept = self._list if all_pairs and self._reference and self._reference.fits(len(positions), pbc) else None
@@ -255,10 +261,12 @@ class _Reference:
 class GraphBuilder:
     """Structures of an engine, step after step, as `Graph`: whatever has not changed is not made again.
 
-    Positions stay in float64: a model takes the differences before it rounds them to its own precision.
+    Positions stay in float64: a model takes the differences before it rounds them to its own precision. Pairs of the
+    skin are left out: the graph, its order included, depends on the structure alone and not on the steps before it.
     """
 
     def __init__(self, cutoff: float, skin: float = DEFAULT_SKIN, *, device: torch.device | str = "cpu") -> None:
+        self.cutoff = cutoff
         self.neighbors = VerletList(cutoff, skin, device=device)
         self.device = torch.device(device)
         self._numbers_key = self._cell_key = b""
@@ -280,7 +288,7 @@ class GraphBuilder:
             self._cell = torch.tensor(cell, dtype=torch.float64, device=self.device).unsqueeze(0)
             self._pbc = torch.tensor(pbc, device=self.device).unsqueeze(0)
             self._cell_key = cell_key
-        return Graph(
+        graph = Graph(
             positions=torch.from_numpy(np.array(positions, dtype=np.float64)).to(self.device),
             atomic_numbers=self._numbers,
             edge_index=edge_index,
@@ -288,4 +296,13 @@ class GraphBuilder:
             cell=self._cell,
             pbc=self._pbc,
             batch=self._batch,
+        )
+        return graph if self.neighbors.has_every_pair else self._without_skin(graph)
+
+    def _without_skin(self, graph: Graph) -> Graph:
+        inside = (graph.edge_vectors().square().sum(1) < self.cutoff**2).nonzero().squeeze(1)
+        return replace(
+            graph,
+            edge_index=graph.edge_index.index_select(1, inside),
+            edge_shift=None if graph.edge_shift is None else graph.edge_shift.index_select(0, inside),
         )

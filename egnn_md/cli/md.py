@@ -37,7 +37,9 @@ def md(
     model: Annotated[
         str | None, Setting(help="A shipped model's name, or a checkpoint.", show_default="organic-xtb")
     ] = None,
-    engine: Annotated[str, Setting(help="ase or openmm.")] = "ase",
+    engine: Annotated[
+        str | None, Setting(help="Whose integrators move the atoms: ase or openmm.", show_default="ase")
+    ] = None,
     ensemble: Annotated[
         str | None,
         Setting(help="nve (Verlet), nvt (Langevin) or npt (Langevin, isotropic barostat).", show_default="nvt"),
@@ -72,14 +74,13 @@ def md(
     Example:  egnn-md md ethanol.xyz --ensemble nvt --temperature 300 --steps 10000 -o run/
 
     and then  egnn-md md --resume run/ --steps 20000
+
+    or with   egnn-md md ligand.pdb --engine openmm --format dcd -o run/
     """
-    if engine not in ("ase", "openmm"):
-        raise UserError(f"--engine must be ase or openmm, not {engine!r}")
-    if engine == "openmm":
-        raise UserError("--engine openmm is not there yet: use --engine ase")
     if state_interval < 0:
         raise UserError(f"--state-interval must not be negative, not {state_interval}")
     given = {
+        "engine": engine,
         "ensemble": ensemble,
         "temperature": temperature,
         "pressure": pressure,
@@ -116,10 +117,10 @@ def _start(
 ) -> Simulation:
     import secrets
 
-    from egnn_md.dynamics import md as engine
+    from egnn_md.dynamics import md as run
     from egnn_md.dynamics.settings import MDSettings
     from egnn_md.dynamics.state import refuse_old_run
-    from egnn_md.dynamics.structures import read_structure
+    from egnn_md.dynamics.structures import read_structure, read_topology
 
     settings = MDSettings(**{"seed": secrets.randbits(31), **options})
     if not overwrite:
@@ -129,14 +130,14 @@ def _start(
     set_threads(threads)
     atoms.calc = calculator(model, device, dtype)
     information = {
-        "engine": "ase",
+        "engine": settings.engine,
         "structure": structure,
         "model": model,
         "device": device,
         "dtype": dtype,
         **_identity(model),
     }
-    return engine.start(atoms, settings, folder, information, overwrite)
+    return run.start(atoms, settings, folder, information, overwrite, read_topology(structure, atoms))
 
 
 def _identity(model: str) -> dict[str, str]:
@@ -165,7 +166,7 @@ def _resume(
     threads: int | None,
     make: Callable[[str, str, str], Any],
 ) -> Simulation:
-    from egnn_md.dynamics import md as engine
+    from egnn_md.dynamics import md as run
     from egnn_md.dynamics.state import RestartState
 
     state = RestartState.load(folder / "state.npz")
@@ -181,7 +182,7 @@ def _resume(
         raise UserError(f"{shipped_or_given} is not the model that the run in {folder} was begun with")
     set_threads(threads)
     calculator = make(shipped_or_given, machine["device"] or known["device"], known["dtype"])
-    return engine.resume(state, folder, calculator, options.get("steps"))
+    return run.resume(state, folder, calculator, options.get("steps"))
 
 
 def _check_same(

@@ -1,4 +1,4 @@
-"""Velocities, degrees of freedom, and ase's integrators in our units.
+"""Velocities, degrees of freedom, and ase's integrators in our units; OpenMM's are in openmm_engine.py.
 
 ase.md works in its own time unit, Å sqrt(amu/eV) = 10.18 fs: every time passes through FS_PER_TIME_UNIT here.
 """
@@ -36,6 +36,11 @@ def check_ensemble(atoms: Atoms, settings: MDSettings) -> None:
     kinds = {type(constraint).__name__ for constraint in atoms.constraints}
     if kinds - {"FixAtoms"}:
         raise SettingsError(f"constraints {', '.join(sorted(kinds - {'FixAtoms'}))} are not supported; FixAtoms is")
+    if settings.engine == "openmm" and atoms.pbc.any() and not atoms.pbc.all():
+        raise SettingsError(
+            f"engine openmm needs a structure periodic in all three directions or in none, not {atoms.pbc.tolist()}: "
+            "use engine ase"
+        )
     if kinds and settings.ensemble == "npt":
         raise SettingsError("fixed atoms do not go with ensemble npt: the cell moves every atom")
 
@@ -100,12 +105,16 @@ def degrees_of_freedom(atoms: Atoms, ensemble: str) -> int:
 
 
 def make_integrator(atoms: Atoms, settings: MDSettings, rng: np.random.Generator) -> Any:
-    """ase's integrator for these settings: an object with `step()`. Asks the calculator for forces (and stress).
+    """The integrator for these settings: an object with `step()`. Asks the calculator for forces (and stress).
 
-    nve: velocity Verlet. nvt: Langevin in the BAOAB splitting (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102,
-    2013). npt: the same with an isotropic Langevin-Hoover barostat (Quigley and Probert, J. Chem. Phys. 120, 11432,
-    2004), which keeps the cell's shape, triclinic or not.
+    Engine "openmm": see `OpenMMIntegrator`. Engine "ase": nve: velocity Verlet. nvt: Langevin in the BAOAB splitting
+    (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102, 2013). npt: the same with an isotropic Langevin-Hoover
+    barostat (Quigley and Probert, J. Chem. Phys. 120, 11432, 2004), which keeps the cell's shape, triclinic or not.
     """
+    if settings.engine == "openmm":
+        from egnn_md.dynamics.openmm_engine import OpenMMIntegrator
+
+        return OpenMMIntegrator(atoms, settings)
     timestep = settings.timestep / FS_PER_TIME_UNIT
     if settings.ensemble == "nve":
         from ase.md.verlet import VelocityVerlet
@@ -132,17 +141,23 @@ def make_integrator(atoms: Atoms, settings: MDSettings, rng: np.random.Generator
         return LangevinBAOAB(atoms, timestep, **options)
 
 
-def barostat_state(integrator: Any) -> dict[str, float]:
-    """What a barostat remembers from one step to the next; empty for integrators without one.
+def integrator_memory(integrator: Any) -> dict[str, Any]:
+    """What an integrator remembers from one step to the next beside the atoms, as JSON values.
 
-    The force on the volume was computed with the velocities of half a kick ago: the atoms alone do not give it again.
+    In ase, barostats alone do: the force on the volume was computed with the velocities of half a kick ago, which the
+    atoms do not give again.
     """
+    if hasattr(integrator, "memory"):
+        return dict(integrator.memory())
     if getattr(integrator, "externalstress", None) is None:
         return {}
     return {"p_eps": float(integrator.p_eps), "force_eps": float(integrator.force_eps)}
 
 
-def restore_barostat(integrator: Any, state: dict[str, float]) -> None:
-    """Give an integrator the memory of `barostat_state`."""
-    for name, value in state.items():
+def restore_memory(integrator: Any, memory: dict[str, Any]) -> None:
+    """Give an integrator the memory of `integrator_memory`."""
+    if hasattr(integrator, "restore"):
+        integrator.restore(memory)
+        return
+    for name, value in memory.items():
         setattr(integrator, name, value)

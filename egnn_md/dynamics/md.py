@@ -8,8 +8,8 @@
     plot.png       energies and temperature
 
 The state is saved at the start, at every stop and, while running, every `state_seconds` (10 s unless told). A resumed
-run cuts trajectory and log back to the state's step and goes on; with the same calculator in float64 it gives what the
-uninterrupted run would have given.
+run cuts trajectory and log back to the state's step and goes on; with the same calculator it gives what the
+uninterrupted run would have given, but for the ensemble npt in OpenMM, whose barostat forgets how far it had adapted.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 
 from egnn_md.dynamics.guard import refusals
 from egnn_md.dynamics.integrators import check_ensemble, degrees_of_freedom, set_velocities
+from egnn_md.dynamics.openmm_engine import orient
 from egnn_md.dynamics.settings import MDSettings, SettingsError
 from egnn_md.dynamics.simulation import Simulation
 from egnn_md.dynamics.state import RestartState, RunError, atom_arrays, build_atoms, prepare_folder
@@ -34,17 +35,25 @@ if TYPE_CHECKING:
 
 
 def start(
-    atoms: Atoms, settings: MDSettings, folder: Path, information: dict[str, Any] | None = None, overwrite: bool = False
+    atoms: Atoms,
+    settings: MDSettings,
+    folder: Path,
+    information: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    topology: Any = None,
 ) -> Simulation:
     """Begin a run of `atoms`, whose calculator is set, in an empty or new folder.
 
-    `information` (JSON values: the model's name, …) goes into the summary. Raises SettingsError if ensemble and
+    `information` (JSON values: the model's name, …) goes into the summary. `topology`: mdtraj's, of these atoms, for
+    trajectory formats that keep residues and bonds. Raises SettingsError if ensemble and
     structure do not go together, StructureError if the calculator refuses the structure, RunError for the folder.
     """
     check_ensemble(atoms, settings)
     energy = _first_energy(atoms)
     info = {name: float(atoms.info[name]) for name in ("charge", "spin") if atoms.info.get(name) is not None}
     atoms = _with_calculator(build_atoms(atom_arrays(atoms), info), atoms.calc)
+    if settings.engine == "openmm":
+        orient(atoms)
     rng = np.random.Generator(np.random.PCG64(settings.seed))
     set_velocities(atoms, settings.temperature, rng)
     progress = {
@@ -56,7 +65,7 @@ def start(
     }
     trajectory = Trajectory(folder, settings.format)
     prepare_folder(folder, overwrite)
-    trajectory.begin(atoms)
+    trajectory.begin(atoms, topology)
     simulation = Simulation(atoms, settings, folder, information or {}, rng, progress, trajectory)
     simulation.record()
     simulation.save_state()
@@ -84,7 +93,7 @@ def resume(state: RestartState, folder: Path, calculator: Any, steps: int | None
     rng.bit_generator.state = state.rng
     atoms = _with_calculator(state.atoms(), calculator)
     progress = {**state.progress, "status": "running"}
-    return Simulation(atoms, settings, folder, state.information, rng, progress, trajectory, state.step, state.barostat)
+    return Simulation(atoms, settings, folder, state.information, rng, progress, trajectory, state.step, state.memory)
 
 
 def _first_energy(atoms: Atoms) -> float:

@@ -6,8 +6,10 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal, get_args
 
+Engine = Literal["ase", "openmm"]
 Ensemble = Literal["nve", "nvt", "npt"]
 Format = Literal["traj", "extxyz", "xtc", "dcd", "h5"]
+ENGINES: Final[tuple[str, ...]] = get_args(Engine)
 ENSEMBLES: Final[tuple[str, ...]] = get_args(Ensemble)
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
 
@@ -20,8 +22,11 @@ class SettingsError(ValueError):
 class MDSettings:
     """All that decides a trajectory, the model and the structure apart."""
 
+    engine: Engine = "ase"
+    """Whose integrators move the atoms."""
     ensemble: Ensemble = "nvt"
-    """"nve": velocity Verlet; "nvt": Langevin (BAOAB); "npt": Langevin with an isotropic Langevin-Hoover barostat."""
+    """"nve": velocity Verlet; "nvt": Langevin (BAOAB; in OpenMM its leapfrog form); "npt": Langevin with an isotropic
+    barostat (ase: Langevin-Hoover; OpenMM: Monte Carlo)."""
     temperature: float = 300.0
     """K: of the initial velocities, and of the thermostat."""
     pressure: float = 1.01325
@@ -40,6 +45,7 @@ class MDSettings:
     """Of the trajectory."""
 
     def __post_init__(self) -> None:
+        _choice("engine", self.engine, ENGINES)
         _choice("ensemble", self.ensemble, ENSEMBLES)
         _choice("format", self.format, FORMATS)
         for name, unit in (("temperature", "K"), ("pressure", "bar"), ("friction", "1/ps"), ("timestep", "fs")):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from egnn_md.dynamics.guard import BlowUp, Guard, refusals
-from egnn_md.dynamics.integrators import barostat_state, make_integrator, restore_barostat
+from egnn_md.dynamics.integrators import integrator_memory, make_integrator, restore_memory
 from egnn_md.dynamics.observers import Log, extrapolation, frame, observe
 from egnn_md.dynamics.settings import MDSettings
 from egnn_md.dynamics.state import FileMark, RestartState, atom_arrays, replacing
@@ -69,13 +69,13 @@ class Simulation:
         progress: dict[str, Any],
         trajectory: Trajectory,
         step: int = 0,
-        barostat: dict[str, float] | None = None,
+        memory: dict[str, Any] | None = None,
     ) -> None:
         self.atoms, self.settings, self.folder, self.information = atoms, settings, folder, information
         self.step, self.progress, self.rng = step, progress, rng
         self.trajectory, self.log = trajectory, Log(folder, bool(atoms.pbc.all()))
         self.integrator = make_integrator(atoms, settings, rng)
-        restore_barostat(self.integrator, barostat or {})
+        restore_memory(self.integrator, memory or {})
         dof = int(progress["degrees_of_freedom"])
         self.guard = Guard(settings.temperature, dof, float(progress["reference_energy"]))
         self._frames: list[Frame] = []
@@ -130,7 +130,7 @@ class Simulation:
         """One step, or an error with the atoms as they were before it."""
         atoms = self.atoms
         good = atoms.get_positions(), atoms.get_momenta(), atoms.cell.copy()
-        rng_state, barostat = self.rng.bit_generator.state, barostat_state(self.integrator)
+        rng_state, memory = self.rng.bit_generator.state, integrator_memory(self.integrator)
         try:
             self.integrator.step()
             self.guard.check(atoms)
@@ -139,7 +139,7 @@ class Simulation:
             atoms.set_positions(good[0], apply_constraint=False)
             atoms.set_momenta(good[1], apply_constraint=False)
             self.rng.bit_generator.state = rng_state
-            restore_barostat(self.integrator, barostat)
+            restore_memory(self.integrator, memory)
             if isinstance(error, BlowUp):
                 raise BlowUp(f"step {self.step + 1}: {error}") from error
             if isinstance(error, refusals()):
@@ -183,7 +183,7 @@ class Simulation:
             arrays=atom_arrays(atoms),
             info=dict(atoms.info),
             rng=dict(self.rng.bit_generator.state),
-            barostat=barostat_state(self.integrator),
+            memory=integrator_memory(self.integrator),
             settings=self.settings,
             information=self.information,
             progress=dict(self.progress),

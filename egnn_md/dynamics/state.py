@@ -74,8 +74,9 @@ class RestartState:
     """Charge and spin of the structure, if it names them."""
     rng: dict[str, Any]
     """State of numpy's bit generator."""
-    barostat: dict[str, float]
-    """Momentum of the volume and the force on it; empty without a barostat."""
+    memory: dict[str, Any]
+    """What the integrator remembers beside the atoms: of a barostat in ase, the momentum of the volume and the force
+    on it; of OpenMM, its checkpoint."""
     settings: MDSettings
     information: dict[str, Any]
     """What the caller wants to know again: the model, its hash, device, dtype."""
@@ -95,7 +96,7 @@ class RestartState:
             "step": self.step,
             "info": self.info,
             "rng": self.rng,
-            "barostat": self.barostat,
+            "memory": self.memory,
             "settings": self.settings.to_dict(),
             "information": self.information,
             "progress": self.progress,
@@ -123,7 +124,7 @@ class RestartState:
                 arrays=arrays,
                 settings=MDSettings.from_dict(details["settings"]),
                 marks=marks,
-                **{name: details[name] for name in ("step", "info", "rng", "barostat", "information", "progress")},
+                **{name: details[name] for name in ("step", "info", "rng", "memory", "information", "progress")},
             )
         except RunError:
             raise

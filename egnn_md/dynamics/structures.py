@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -31,6 +31,21 @@ def read_structure(name_or_path: str) -> Atoms:
     atoms = _read_file(name_or_path, path) if path.exists() else _build(name_or_path)
     check_structure(atoms, name_or_path)
     return atoms
+
+
+def read_topology(name_or_path: str, atoms: Atoms) -> Any:
+    """mdtraj's topology (chains, residues, bonds) of a PDB file, if it is one and has these atoms; else None."""
+    path = Path(name_or_path.rsplit("@", 1)[0])
+    if path.suffix.lower() not in (".pdb", ".ent") or not path.exists():
+        return None
+    import mdtraj
+
+    try:
+        topology = mdtraj.load_topology(str(path))
+        numbers = [atom.element.atomic_number for atom in topology.atoms]
+    except Exception:  # mdtraj's reader raises whatever its parsing trips on; ase has read the structure
+        return None
+    return topology if numbers == atoms.get_atomic_numbers().tolist() else None
 
 
 def _read_file(name: str, path: Path) -> Atoms:

@@ -78,7 +78,7 @@ def _formula(numbers: NDArray[np.int64]) -> str:
 def versions() -> dict[str, str]:
     """Of everything that numbers depend on."""
     found = {"egnn_md": __version__, "python": platform.python_version()}
-    for name in ("torch", "ase", "numpy"):
+    for name in ("torch", "ase", "openmm", "numpy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

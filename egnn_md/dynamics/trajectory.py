@@ -45,6 +45,7 @@ class Trajectory:
         self.kind = kind
         self.path = folder / f"trajectory.{kind}"
         self.growing = folder / "trajectory.h5-frames" if kind == "h5" else self.path
+        self.topology_file = folder / "topology.pdb"
         if kind == "h5":
             try:
                 import tables  # type: ignore[import-untyped]  # noqa: F401
@@ -52,15 +53,15 @@ class Trajectory:
                 message = "format h5 needs PyTables: pip install 'egnn-md[hdf5]', or choose xtc or dcd"
                 raise SettingsError(message) from None
 
-    def begin(self, atoms: Atoms) -> None:
-        """Write what the frames do not say: for xtc and dcd, the atoms' elements (topology.pdb)."""
-        if self.kind in ("xtc", "dcd"):
+    def begin(self, atoms: Atoms, topology: Any = None) -> None:
+        """Write what the frames do not say, as topology.pdb: mdtraj's `topology`, or for xtc and dcd at least the
+        atoms' elements.
+        """
+        if self.kind in ("xtc", "dcd") or (self.kind == "h5" and topology is not None):
             import mdtraj
 
-            topology = _topology(atoms)
-            mdtraj.Trajectory(_rotated(atoms)[0] / ANGSTROM_PER_NM, topology).save_pdb(
-                str(self.path.with_name("topology.pdb"))
-            )
+            topology = _topology(atoms) if topology is None else topology
+            mdtraj.Trajectory(_rotated(atoms)[0] / ANGSTROM_PER_NM, topology).save_pdb(str(self.topology_file))
 
     def append(self, frames: Sequence[Frame]) -> None:
         """Write frames to the end of the file."""
@@ -72,9 +73,16 @@ class Trajectory:
         if self.kind != "h5" or not self.growing.exists():
             return
         with replacing(self.path) as temporary:
-            _write_h5(temporary, self.growing, atoms, interval_fs)
+            _write_h5(temporary, self.growing, atoms, interval_fs, self._known_topology(atoms))
         if complete:
             self.growing.unlink()
+
+    def _known_topology(self, atoms: Atoms) -> Any:
+        if not self.topology_file.exists():
+            return _topology(atoms)
+        import mdtraj
+
+        return mdtraj.load_topology(str(self.topology_file))
 
     def reopen(self) -> None:
         """Make ready for more frames after `finish`."""
@@ -173,7 +181,7 @@ def _rotated(atoms: Atoms) -> tuple[FloatArray, FloatArray]:
 
 
 def _topology(atoms: Atoms) -> Any:
-    """An mdtraj topology of the elements; structures carry no residues or bonds."""
+    """An mdtraj topology of the elements alone: ase's structures carry no residues or bonds."""
     import mdtraj
 
     topology = mdtraj.Topology()
@@ -183,13 +191,13 @@ def _topology(atoms: Atoms) -> Any:
     return topology
 
 
-def _write_h5(path: Path, source: Path, atoms: Atoms, interval_fs: float) -> None:
+def _write_h5(path: Path, source: Path, atoms: Atoms, interval_fs: float, topology: Any) -> None:
     from mdtraj.formats import HDF5TrajectoryFile
 
     records = np.memmap(source, np.float32, "r").reshape(-1, 3 * len(atoms) + 6)
     periodic, scale = bool(atoms.pbc.all()), np.float32(ANGSTROM_PER_NM)
     with HDF5TrajectoryFile(str(path), "w") as file:
-        file.topology = _topology(atoms)
+        file.topology = topology
         for first in range(0, len(records), _H5_CHUNK):
             chunk = records[first : first + _H5_CHUNK]
             file.write(

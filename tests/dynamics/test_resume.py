@@ -88,7 +88,7 @@ def test_killed_and_resumed_equals_uninterrupted(ensemble: str, system: Any, kin
     one, other = (RestartState.load(folder / "state.npz") for folder in (killed, whole))
     assert all(np.array_equal(one.arrays[name], other.arrays[name]) for name in one.arrays)
     assert one.rng == other.rng
-    assert one.barostat == other.barostat
+    assert one.memory == other.memory
 
 
 @pytest.mark.parametrize("kind", ["traj", "h5"])

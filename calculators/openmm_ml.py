@@ -1,0 +1,101 @@
+"""The openmm-ml plugin: `MLPotential("egnn", model=...)`, and each shipped potential by its name.
+
+openmm-ml imports this module, through the entry points in pyproject.toml, whenever it is imported itself: torch and
+the models load when a system is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import openmm
+from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
+
+from egnn_md.calculators.options import refuse_unknown
+
+PRECISIONS: Final = {"single": "float32", "double": "float64"}
+DEFAULTS: Final[dict[str, Any]] = {
+    "device": None,
+    "precision": None,
+    "dtype": None,
+    "charge": 0,
+    "multiplicity": 1,
+    "compile": False,
+}
+_OF_EMBEDDING: Final = ("linkAtomDistances",)
+"""Arguments of createMixedSystem that openmm-ml hands on to potentials too."""
+
+
+class EGNNPotentialFactory(MLPotentialImplFactory):  # type: ignore[misc]
+    """Makes an `EGNNPotential` for `MLPotential("egnn", model="organic-xtb")` or `MLPotential("organic-xtb")`."""
+
+    def createImpl(self, name: str, **args: Any) -> EGNNPotential:  # noqa: N802
+        """`model`: a shipped name, the path of a checkpoint or a `Potential`; other options as in `EGNNPotential`.
+
+        Raises TypeError for unknown options.
+        """
+        if name == "egnn":
+            return EGNNPotential(args.pop("model", "organic-xtb"), args)
+        return EGNNPotential(name, args)
+
+
+class EGNNPotential(MLPotentialImpl):  # type: ignore[misc]
+    """An EGNN potential for openmm-ml.
+
+    Options, of MLPotential, createSystem and createMixedSystem alike: `device` ("cpu", "cuda"; default: "cuda" if
+    there is one), `precision` ("single", "double"; default "double") or `dtype` ("float32", "float64"), `charge` (0)
+    and `multiplicity` (1) of the atoms described, `compile` (False).
+    """
+
+    def __init__(self, model: Any, options: dict[str, Any]) -> None:
+        refuse_unknown("the EGNN potential", options, ["model", *DEFAULTS])
+        if "model" in options:
+            raise TypeError(f"MLPotential({model!r}) has its model already: write MLPotential('egnn', model=...)")
+        self.model = model
+        self.options = options
+
+    def addForces(  # noqa: N802
+        self,
+        topology: Any,
+        system: openmm.System,
+        atoms: Iterable[int] | None,
+        forceGroup: int,
+        **args: Any,
+    ) -> None:
+        """Add the force to a system, as openmm-ml asks for it.
+
+        Periodic if the topology has box vectors, or the system has. Raises as `create_openmm_force`, and TypeError
+        for unknown options.
+        """
+        refuse_unknown("the EGNN potential", args, [*DEFAULTS, *_OF_EMBEDDING])
+        own = {name: value for name, value in args.items() if name in DEFAULTS}
+        options = {**DEFAULTS, **self.options, **own}
+        from egnn_md.calculators.model_source import ModelSource
+        from egnn_md.calculators.openmm_force import DEFAULT_SKIN, Options, make_force, molecules
+        from egnn_md.calculators.openmm_region import select_region
+
+        alone = system.getNumParticles() == 0  # the force is on its way into another system
+        force_field = None if alone else system
+        region = select_region(topology, atoms, options["charge"], options["multiplicity"], force_field)
+        periodic = topology.getPeriodicBoxVectors() is not None or system.usesPeriodicBoundaryConditions()
+        force_options = Options(periodic, options["device"], _dtype(options), DEFAULT_SKIN, options["compile"])
+        system.addForce(make_force(ModelSource.of(self.model), region, force_options, forceGroup))
+        if not alone:
+            system.addForce(molecules(topology, region.particles))
+
+    def getMLLongRange(self) -> bool:  # noqa: N802
+        """Nothing acts beyond the cutoff."""
+        return False
+
+
+def _dtype(options: dict[str, Any]) -> str:
+    """"float32" or "float64", from `precision` or `dtype`. Raises ValueError if they are unknown or contradict."""
+    precision, dtype = options["precision"], options["dtype"]
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}: use 'single' or 'double'")
+    named = None if dtype is None else str(dtype).removeprefix("torch.")
+    meant = None if precision is None else PRECISIONS[precision]
+    if named and meant and named != meant:
+        raise ValueError(f"precision {precision!r} and dtype {named!r} contradict each other: give one of them")
+    return named or meant or "float64"
