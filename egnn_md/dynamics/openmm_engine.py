@@ -156,15 +156,15 @@ def _integrator(settings: MDSettings) -> Any:
     timestep = settings.timestep / _FS_PER_PS
     if settings.ensemble == "nve":
         # Not VerletIntegrator: its velocities belong to half steps, and so would the kinetic energy of the log.
-        verlet = openmm.CustomIntegrator(timestep)
-        verlet.addUpdateContextState()
-        verlet.addComputePerDof("v", "v + 0.5*dt*f/m")
-        verlet.addComputePerDof("x", "x + dt*v")
-        verlet.addComputePerDof("v", "v + 0.5*dt*f/m")
-        return verlet
-    langevin = openmm.LangevinMiddleIntegrator(settings.temperature, settings.friction, timestep)
-    langevin.setRandomNumberSeed(_seed(settings))
-    return langevin
+        integrator = openmm.CustomIntegrator(timestep)
+        integrator.addUpdateContextState()
+        integrator.addComputePerDof("v", "v + 0.5*dt*f/m")
+        integrator.addComputePerDof("x", "x + dt*v")
+        integrator.addComputePerDof("v", "v + 0.5*dt*f/m")
+    else:
+        integrator = openmm.LangevinMiddleIntegrator(settings.temperature, settings.friction, timestep)
+    integrator.setRandomNumberSeed(_seed(settings))  # in nve nothing draws, but checkpoints hold the generator
+    return integrator
 
 
 def _seed(settings: MDSettings) -> int:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from model_systems import Failing, Springs, Wells, grid
 
 from egnn_md.dynamics import md
 from egnn_md.dynamics.observers import read_log
-from egnn_md.dynamics.settings import MDSettings, SettingsError
+from egnn_md.dynamics.settings import ENGINES, MDSettings, SettingsError
 from egnn_md.dynamics.state import RestartState, RunError, prepare_folder
 
 
@@ -54,10 +55,21 @@ def resume(folder: Path, calculator: Any, steps: int | None = None) -> dict[str,
 
 
 @pytest.mark.parametrize("kind", ["traj", "extxyz", "xtc", "dcd", "h5"])
-@pytest.mark.parametrize(("ensemble", "system"), [("nvt", ethanol), ("npt", crystal), ("nve", ethanol)])
-def test_killed_and_resumed_equals_uninterrupted(ensemble: str, system: Any, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("engine", "ensemble", "system"),
+    [
+        ("ase", "nvt", ethanol),
+        ("ase", "npt", crystal),
+        ("ase", "nve", ethanol),
+        ("openmm", "nvt", crystal),
+        ("openmm", "nve", ethanol),
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted(
+    engine: Any, ensemble: Any, system: Any, kind: Any, tmp_path: Path
+) -> None:
     """What SIGKILL leaves: a state of some step, files that went on without it, the last record torn."""
-    settings = MDSettings(ensemble=ensemble, steps=75, interval=5, seed=7, format=kind, pressure=500.0)
+    settings = MDSettings(engine=engine, ensemble=ensemble, steps=75, interval=5, seed=7, format=kind, pressure=500.0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     md.start(system(), settings, whole).run()
 
@@ -108,8 +120,9 @@ def test_a_finished_run_can_be_made_longer(kind: str, tmp_path: Path) -> None:
         resume(tmp_path / "a", ethanol().calc, steps=60)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_signals_stop_cleanly(number: signal.Signals, tmp_path: Path) -> None:
+def test_signals_stop_cleanly(number: signal.Signals, engine: Any, tmp_path: Path) -> None:
     before = signal.getsignal(number)
 
     def interrupt(results: dict[str, Any]) -> None:
@@ -118,7 +131,7 @@ def test_signals_stop_cleanly(number: signal.Signals, tmp_path: Path) -> None:
     atoms = grid(2)
     centres = atoms.positions.copy()
     atoms.calc = Failing(centres, 1.0, 20, interrupt)
-    simulation = md.start(atoms, MDSettings(ensemble="nve", steps=100, interval=1), tmp_path)
+    simulation = md.start(atoms, MDSettings(engine=engine, ensemble="nve", steps=100, interval=1), tmp_path)
     simulation.atoms.calc.after = simulation.atoms.calc.calls + 20
     summary = simulation.run()
     assert (summary["status"], summary["reason"]) == ("interrupted", number.name)
@@ -149,6 +162,7 @@ def _refuse(results: dict[str, Any]) -> None:
     raise ValueError("atoms 1 and 2 are 0.01 Å apart")
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("fail", "message"),
     [
@@ -159,24 +173,27 @@ def _refuse(results: dict[str, Any]) -> None:
         (_refuse, "0.01 Å apart"),
     ],
 )
-def test_blow_up_stops_with_the_last_good_frame(fail: Any, message: str, tmp_path: Path) -> None:
+def test_blow_up_stops_with_the_last_good_frame(fail: Any, message: str, engine: Any, tmp_path: Path) -> None:
     atoms = grid(2)
     calculator = Failing(atoms.positions, 1.0, 10**9, fail)
     atoms.calc = calculator
-    simulation = md.start(atoms, MDSettings(ensemble="nvt", steps=100, interval=10, seed=0), tmp_path)
+    settings = MDSettings(engine=engine, ensemble="nvt", steps=100, interval=10, seed=0)
+    simulation = md.start(atoms, settings, tmp_path)
     calculator.after = calculator.calls + 25
     summary = simulation.run()
     assert summary["status"] == "blew_up"
-    assert "step 26" in summary["reason"]
+    late = engine == "openmm" and fail in (_nan, _kick)  # its Langevin meets a force at the beginning of the next step
+    steps = 26 if late else 25
+    assert f"step {steps + 1}:" in summary["reason"]
     assert re.search(message, summary["reason"])
     assert summary == json.loads((tmp_path / "summary.json").read_text())
-    assert summary["steps"] == 25
+    assert summary["steps"] == steps
     assert all(np.isfinite(column).all() for column in read_log(tmp_path / "log.csv").values())
     assert len(read(tmp_path / "trajectory.traj", ":")) == 3
 
     good = grid(2)
     good.calc = Wells(good.positions, 1.0)
-    md.start(good, MDSettings(ensemble="nvt", steps=25, interval=10, seed=0), tmp_path / "good").run()
+    md.start(good, replace(settings, steps=steps), tmp_path / "good").run()
     expected = RestartState.load(tmp_path / "good" / "state.npz")
     last, state = read(tmp_path / "last.extxyz"), RestartState.load(tmp_path / "state.npz")
     assert np.array_equal(state.arrays["positions"], expected.arrays["positions"])
@@ -194,13 +211,14 @@ def test_too_long_a_timestep_is_noticed(tmp_path: Path) -> None:
     assert summary["status"] == "blew_up"
 
 
-def test_an_error_of_the_code_is_raised_and_the_state_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_error_of_the_code_is_raised_and_the_state_saved(engine: Any, tmp_path: Path) -> None:
     def broken(results: dict[str, Any]) -> None:
         raise RuntimeError("a bug")
 
     atoms = grid(2)
     atoms.calc = Failing(atoms.positions, 1.0, 10**9, broken)
-    simulation = md.start(atoms, MDSettings(steps=50, interval=10, seed=0), tmp_path)
+    simulation = md.start(atoms, MDSettings(engine=engine, steps=50, interval=10, seed=0), tmp_path)
     atoms.calc.after = atoms.calc.calls + 15
     with pytest.raises(RuntimeError, match="a bug"):
         simulation.run()
