@@ -61,7 +61,8 @@ def _pairs(
         return np.stack([i, j]).astype(np.int64), None, distances
     box = complete_cell(cell, pbc)
     i, j, shifts, distances = _vesin(cutoff).compute(positions, box, pbc, "ijSd")
-    return np.stack([i, j]).astype(np.int64), shifts.astype(np.int64), distances
+    order = np.lexsort((*shifts.T, j, i))  # vesin leaves images of the same pair in any order
+    return np.stack([i, j])[:, order].astype(np.int64), shifts[order].astype(np.int64), distances[order]
 
 
 def _vesin(cutoff: float) -> vesin.NeighborList:
