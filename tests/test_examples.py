@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import mdtraj
 import numpy as np
 import pytest
 from ase.build import molecule
@@ -17,7 +18,19 @@ from egnn_md.checkpoint import read_header, save
 from egnn_md.models.potential import Potential
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TESTED = {"ase_md", "relax_and_vibrations", "train_on_your_data", "committee", "demo"}
+TESTED = {
+    "ase_md",
+    "committee",
+    "demo",
+    "mdtraj_analysis",
+    "openmm_ligand_in_water",
+    "openmm_liquid_npt",
+    "openmm_ramachandran",
+    "openmm_restart",
+    "openmm_vacuum",
+    "relax_and_vibrations",
+    "train_on_your_data",
+}
 SHORT_TRAINING = """
 name = "tiny"
 [data]
@@ -39,7 +52,7 @@ checkpoint_every = 10
 """
 
 # Random weights come with random statistics: everything is unlike their training data.
-pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.calculators.ase_calculator.ExtrapolationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.calculators.ExtrapolationWarning")
 
 
 def example(name: str) -> ModuleType:
@@ -144,3 +157,55 @@ def test_demo_of_the_shipped_model_keeps_aspirin_whole(shipped: str, capsys: pyt
     kept = re.search(r"those of (\d+) of the (\d+) frames", capsys.readouterr().out)
     assert kept is not None
     assert kept[1] == kept[2]
+
+
+PNG = b"\x89PNG"
+
+
+def test_openmm_vacuum(checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example("openmm_vacuum").main(["--model", str(checkpoint_file), "--picoseconds", "0.01", "--output", "v.dcd"])
+    frames = mdtraj.load("v.dcd", top=str(EXAMPLES / "alanine_dipeptide.pdb"))
+    assert frames.n_frames == 2
+    assert np.abs(frames.xyz[1] - frames.xyz[0]).max() > 1e-4
+    assert "0.01 ps in v.dcd" in capsys.readouterr().out
+
+
+def test_openmm_liquid_npt(checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--model", str(checkpoint_file)]
+    example("openmm_liquid_npt").main(["CH4", *model, "--per-edge", "2", "--picoseconds", "0.02"])
+    assert "40 atoms after 0.02 ps in liquid.pdb" in capsys.readouterr().out
+    box = mdtraj.load("liquid.pdb")
+    assert box.topology.n_bonds == 32
+    assert box.unitcell_lengths == pytest.approx(0.88, rel=0.1)
+    assert box.unitcell_lengths != pytest.approx(0.88, rel=1e-5)  # the barostat was at work
+
+
+def test_openmm_ligand_in_water_and_its_analysis(shipped: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", shipped, "--picoseconds", "0.06", "--box", "1.8", "--interpolate"]
+    example("openmm_ligand_in_water").main(words)
+    printed = capsys.readouterr().out
+    low, middle, high = (float(e) for e in re.findall(r"lambda \S+: (\S+) kJ/mol", printed))
+    assert middle == pytest.approx((low + high) / 2, abs=0.1)
+    assert "22 of them EGNN" in printed
+    example("mdtraj_analysis").main(["ligand.dcd", "ligand.pdb"])
+    analysed = re.match(r"3 frames, RMSD up to (\S+) Å", capsys.readouterr().out)
+    assert analysed is not None
+    assert 0.0 < float(analysed[1]) < 2.0
+    assert Path("analysis.png").read_bytes().startswith(PNG)
+
+
+def test_openmm_ramachandran(checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example("openmm_ramachandran").main(["--model", str(checkpoint_file), "--picoseconds", "0.02", "--temperature", "10"])
+    mean = re.fullmatch(r"2 frames; mean φ (\S+)°, ψ (\S+)°; ramachandran.png\n", capsys.readouterr().out)
+    assert mean is not None
+    assert (float(mean[1]), float(mean[2])) == pytest.approx((-75, 54), abs=40)  # where the file starts
+    assert Path("ramachandran.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("portable", [[], ["--portable"]], ids=["checkpoint", "xml"])
+def test_openmm_restart(portable: list[str], checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", str(checkpoint_file), "--steps", "5", *portable]
+    example("openmm_restart").main(words)
+    checkpoint_file.unlink()  # the model is in system.xml
+    example("openmm_restart").main(words)
+    assert capsys.readouterr().out.splitlines() == ["steps 0 to 5, saved in saved", "steps 5 to 10, saved in saved"]

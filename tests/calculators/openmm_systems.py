@@ -73,9 +73,29 @@ def energy_and_forces(made: openmm.Context, **which: object) -> tuple[float, np.
     )
 
 
-def fresh_process(script: str, *arguments: object) -> str:
-    """Run a script in a process of its own; what it printed."""
-    command = [sys.executable, "-c", script, *map(str, arguments)]
+def bits(made: openmm.Context) -> str:
+    """Energy and forces to the last bit."""
+    state = made.getState(energy=True, forces=True)
+    return f"{state.getPotentialEnergy()._value!r} {state.getForces(asNumpy=True)._value.tobytes().hex()}"
+
+
+LOAD = """
+import sys, numpy, openmm, torch
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(1)
+from openmm_systems import bits, context
+positions = numpy.load(sys.argv[2] + "/positions.npy")
+for k in range(int(sys.argv[3])):
+    print(bits(context(openmm.XmlSerializer.deserialize(open(f"{sys.argv[2]}/{k}.xml").read()), positions)))
+"""
+
+
+def in_a_fresh_process(systems: list[openmm.System], positions: np.ndarray, folder: Path) -> list[str]:
+    """`bits` of each system, at positions in Å, when a process of its own loads it from XML."""
+    np.save(folder / "positions.npy", positions)
+    for k, system in enumerate(systems):
+        (folder / f"{k}.xml").write_text(openmm.XmlSerializer.serialize(system))
+    command = [sys.executable, "-c", LOAD, str(Path(__file__).parent), str(folder), str(len(systems))]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout.splitlines()
