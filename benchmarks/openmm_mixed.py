@@ -23,7 +23,7 @@ from openmmml import MLPotential
 
 from egnn_md.graph import Graph
 from egnn_md.neighbors import GraphBuilder
-from egnn_md.units import ANGSTROM_PER_NM
+from egnn_md.units import ANGSTROM_PER_NM, BOLTZMANN, KJ_PER_MOL_PER_EV
 
 DIPEPTIDE = Path(__file__).parents[1] / "examples" / "alanine_dipeptide.pdb"
 
@@ -34,9 +34,7 @@ def solvate(box: float) -> tuple[app.Modeller, openmm.System]:
     model = app.Modeller(pdb.topology, pdb.positions)
     model.addSolvent(field, boxSize=openmm.Vec3(box, box, box) * unit.nanometer)
     cutoff = min(0.9, 0.45 * box) * unit.nanometer
-    system = field.createSystem(
-        model.topology, nonbondedMethod=app.PME, nonbondedCutoff=cutoff, constraints=app.HBonds
-    )
+    system = field.createSystem(model.topology, nonbondedMethod=app.PME, nonbondedCutoff=cutoff, constraints=app.HBonds)
     return model, system
 
 
@@ -99,7 +97,7 @@ def simulate(system: openmm.System, model: app.Modeller, n_ligand: int, options:
         integrator.step(options.interval)
         watch.look((k + 1) * options.interval * step, torch.from_numpy(ligand()))
         kinetic = context.getState(energy=True).getKineticEnergy()._value
-        temperatures.append(2 * kinetic / (freedom * 8.31446261815324e-3))
+        temperatures.append(2 * kinetic / (freedom * BOLTZMANN * KJ_PER_MOL_PER_EV))
         if (k + 1) % max(n_frames // 10, 1) == 0:
             print(f"{(k + 1) * options.interval * step:.1f} ps, {temperatures[-1]:.0f} K", flush=True)
     seconds = time.perf_counter() - began

@@ -29,7 +29,7 @@ from openmm import app
 
 from egnn_md.calculators import create_system
 from egnn_md.elements import symbol
-from egnn_md.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
+from egnn_md.units import ANGSTROM_PER_NM, BOLTZMANN, KJ_PER_MOL_PER_EV
 
 
 def topology_of(molecule: Molecule) -> app.Topology:
@@ -67,7 +67,7 @@ def simulate(molecule: Molecule, options: Namespace) -> dict[str, Any]:
     return {
         "drift": float(drift(np.arange(n_frames) * options.interval * step, energies)),
         "fluctuation": float(energies.std()),
-        "temperature": float(2 * kinetic.mean() / (freedom * 8.31446261815324e-3)),
+        "temperature": float(2 * kinetic.mean() / (freedom * BOLTZMANN * KJ_PER_MOL_PER_EV)),
         "blow_up": bool(not np.isfinite(energies).all() or np.abs(energies).max() > BLOW_UP),
     }
 

@@ -106,8 +106,8 @@ class Options:
     periodic: bool
     device: str | None
     dtype: str
-    skin: float
-    compile: bool
+    skin: float = DEFAULT_SKIN
+    compile: bool = False
 
     def __post_init__(self) -> None:
         parse_dtype(self.dtype)
@@ -211,8 +211,8 @@ class Computation:
         """The prediction for `positions` (n_atoms, 3) in nm and the box of `state`, and its energy in eV."""
         if len(positions) != len(self.atomic_numbers):
             raise ValueError(
-                f"the system has {len(positions)} particles, but the EGNN force was made for {len(self.atomic_numbers)}: "
-                "make it from the system's own topology, or tell it its atoms"
+                f"the system has {len(positions)} particles, but the EGNN force was made for "
+                f"{len(self.atomic_numbers)}: make it from the system's own topology, or tell it its atoms"
             )
         positions, cell = positions * ANGSTROM_PER_NM, _NO_CELL
         if self.options.periodic:

@@ -72,14 +72,14 @@ class EGNNPotential(MLPotentialImpl):  # type: ignore[misc]
         own = {name: value for name, value in args.items() if name in DEFAULTS}
         options = {**DEFAULTS, **self.options, **own}
         from egnn_md.calculators.model_source import ModelSource
-        from egnn_md.calculators.openmm_force import DEFAULT_SKIN, Options, make_force, molecules
+        from egnn_md.calculators.openmm_force import Options, make_force, molecules
         from egnn_md.calculators.openmm_region import select_region
 
         alone = system.getNumParticles() == 0  # the force is on its way into another system
         force_field = None if alone else system
         region = select_region(topology, atoms, options["charge"], options["multiplicity"], force_field)
         periodic = topology.getPeriodicBoxVectors() is not None or system.usesPeriodicBoundaryConditions()
-        force_options = Options(periodic, options["device"], _dtype(options), DEFAULT_SKIN, options["compile"])
+        force_options = Options(periodic, options["device"], _dtype(options), compile=options["compile"])
         system.addForce(make_force(ModelSource.of(self.model), region, force_options, forceGroup))
         if not alone:
             system.addForce(molecules(topology, region.particles))
@@ -90,7 +90,7 @@ class EGNNPotential(MLPotentialImpl):  # type: ignore[misc]
 
 
 def _dtype(options: dict[str, Any]) -> str:
-    """"float32" or "float64", from `precision` or `dtype`. Raises ValueError if they are unknown or contradict."""
+    """ "float32" or "float64", from `precision` or `dtype`. Raises ValueError if they are unknown or contradict."""
     precision, dtype = options["precision"], options["dtype"]
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}: use 'single' or 'double'")

@@ -64,9 +64,9 @@ def _check_electrons(atoms: list[Any], numbers: NDArray[np.int64], charge: float
         )
     if numbers.sum() % 2:
         raise ValueError(
-            f"the {len(numbers)} atoms have {numbers.sum()} electrons, an odd number: an ion or a radical, but the model "
-            "describes neutral closed-shell structures only; choose atoms, or a protonation state, that are neutral "
-            "as a whole (are hydrogens missing?)"
+            f"the {len(numbers)} atoms have {numbers.sum()} electrons, an odd number: an ion or a radical, but the "
+            "model describes neutral closed-shell structures only; choose atoms, or a protonation state, that are "
+            "neutral as a whole (are hydrogens missing?)"
         )
 
 

@@ -12,6 +12,4 @@ def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str]) -> No
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise TypeError(
-                f"{owner} has no option {name!r}; did you mean {near!r}? Options: {', '.join(known)}"
-            )
+            raise TypeError(f"{owner} has no option {name!r}; did you mean {near!r}? Options: {', '.join(known)}")

@@ -36,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = app.Modeller(pdb.topology, pdb.positions)
     model.addSolvent(field, boxSize=openmm.Vec3(1, 1, 1) * options.box * unit.nanometer)
     cutoff = min(0.9, 0.45 * options.box) * unit.nanometer
-    amber = field.createSystem(
-        model.topology, nonbondedMethod=app.PME, nonbondedCutoff=cutoff, constraints=app.HBonds
-    )
+    amber = field.createSystem(model.topology, nonbondedMethod=app.PME, nonbondedCutoff=cutoff, constraints=app.HBonds)
     potential = MLPotential("egnn", model=options.model, precision="single")
     # Constraints within the ligand go; its bonds with hydrogen vibrate: 1 fs at most.
     system = potential.createMixedSystem(model.topology, amber, ligand, interpolate=options.interpolate)

@@ -24,7 +24,19 @@ from egnn_md.models.potential import Potential
 from egnn_md.units import BOLTZMANN
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("accuracy", "dimers", "nve", "nvt_bonds", "relax", "scaling", "speed", "vibrations")
+SCRIPTS = (
+    "accuracy",
+    "dimers",
+    "nve",
+    "nvt_bonds",
+    "openmm_mixed",
+    "openmm_nve",
+    "openmm_overhead",
+    "relax",
+    "scaling",
+    "speed",
+    "vibrations",
+)
 SPLIT = {"valid": 0.1, "test": 0.5}
 pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.calculators.ase_calculator.ExtrapolationWarning")
 
@@ -338,3 +350,29 @@ def test_the_force_of_a_dimer_is_the_slope_of_its_energy(
     energy, force = benchmark("dimers").curve(random_potential(), (6, 8), np.array([at - step, at, at + step]))
     assert force[1] == pytest.approx((energy[0] - energy[2]) / (2 * step), rel=1e-5)
     assert force[1] > 0
+
+
+def test_openmm_nve(benchmark: Callable[[str], ModuleType], model_file: str, data: Path) -> None:
+    short = ["--molecules", "1", "--ps", "0.004", "--equilibration", "0.002", "--interval", "1", "--timestep", "0.2"]
+    result = benchmark("openmm_nve").main(["--data", str(data), "--model", model_file, *short])
+    (row,) = result["molecules"]
+    assert row["gdb"] % 20 != 7
+    assert np.isfinite([row["drift"], row["fluctuation"]]).all()
+    assert row["fluctuation"] > 0
+    assert 50 < row["temperature"] < 2000
+
+
+def test_openmm_overhead(benchmark: Callable[[str], ModuleType], model_file: str) -> None:
+    rows = benchmark("openmm_overhead").main(["--model", model_file, "--rounds", "2"])["structures"]
+    kinds = [(22, "wall"), (22, "cpu"), (774, "wall"), (774, "cpu")]
+    assert [(row["n_atoms"], row["clock"]) for row in rows] == kinds
+    assert rows[0]["overhead"]["CPU"] == pytest.approx(rows[0]["seconds"]["CPU"] / rows[0]["seconds"]["bare"] - 1)
+
+
+def test_openmm_mixed(benchmark: Callable[[str], ModuleType], shipped: str) -> None:
+    words = ["--model", shipped, "--ps", "0.01", "--interval", "5", "--box", "1.8"]
+    result = benchmark("openmm_mixed").main(words)
+    assert result["lambda_1_relative"] < 1e-10
+    assert result["lambda_0_kj_per_mol"] < 1e-4
+    assert result["bonds_kept"]
+    assert result["ps"] == pytest.approx(0.01)

@@ -396,6 +396,32 @@ def test_sigterm_stops_cleanly(
     assert call("md", "--resume", "out", "--steps", steps + 10, "--json").json["status"] == "finished"
 
 
+@pytest.mark.filterwarnings("ignore::egnn_md.calculators.ExtrapolationWarning")
+@pytest.mark.parametrize("kind", ["dcd", "h5"])
+def test_openmm_as_the_engine(kind: str, call: Callable[..., Result], checkpoint_file: Path) -> None:
+    """The same command and run folder; a PDB file's residues and bonds go into the trajectory's topology."""
+    import mdtraj
+
+    pdb = ROOT / "examples" / "alanine_dipeptide.pdb"
+    words = ("md", pdb, "--engine", "openmm", "--model", checkpoint_file, "--format", kind, "--timestep", 0.1)
+    whole = call(*words, "--steps", 30, "--seed", 3, "-o", "whole", "--json")
+    assert whole.code == 0
+    assert (whole.json["status"], whole.json["settings"]["engine"]) == ("finished", "openmm")
+    assert "openmm" in whole.json["versions"]
+    expected = (RUN_FILES - {"trajectory.traj"}) | {f"trajectory.{kind}", "topology.pdb"}
+    assert {path.name for path in Path("whole").iterdir()} == expected
+    top = {} if kind == "h5" else {"top": "whole/topology.pdb"}
+    topology = mdtraj.load(f"whole/trajectory.{kind}", **top).topology
+    assert [residue.name for residue in topology.residues] == ["ACE", "ALA", "NME"]
+    assert topology.n_bonds == 21
+    assert len(topology.select("name CA")) == 1
+
+    assert call(*words, "--steps", 20, "--seed", 3, "-o", "parts").code == 0
+    assert "--engine openmm" in call("md", "--resume", "parts", "--engine", "ase").lines[0]
+    assert call("md", "--resume", "parts", "--steps", 30).code == 0
+    assert Path("parts/log.csv").read_text() == Path("whole/log.csv").read_text()
+
+
 def test_threads_change_only_when_asked(call: Callable[..., Result], checkpoint_file: Path) -> None:
     import torch
 

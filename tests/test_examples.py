@@ -195,7 +195,8 @@ def test_openmm_ligand_in_water_and_its_analysis(shipped: str, capsys: pytest.Ca
 
 
 def test_openmm_ramachandran(checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    example("openmm_ramachandran").main(["--model", str(checkpoint_file), "--picoseconds", "0.02", "--temperature", "10"])
+    words = ["--model", str(checkpoint_file), "--picoseconds", "0.02", "--temperature", "10"]
+    example("openmm_ramachandran").main(words)
     mean = re.fullmatch(r"2 frames; mean φ (\S+)°, ψ (\S+)°; ramachandran.png\n", capsys.readouterr().out)
     assert mean is not None
     assert (float(mean[1]), float(mean[2])) == pytest.approx((-75, 54), abs=40)  # where the file starts

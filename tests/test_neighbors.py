@@ -307,7 +307,9 @@ def test_graph_builder_follows_every_change():
     assert build(positions[:3], numbers[:3], 2.02 * SMALL, OPEN).batch.tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize(("cell", "pbc"), [(2 * SMALL, FULL), (2 * SMALL, np.array([True, False, True])), (SMALL, OPEN)])
+@pytest.mark.parametrize(
+    ("cell", "pbc"), [(2 * SMALL, FULL), (2 * SMALL, np.array([True, False, True])), (SMALL, OPEN)]
+)
 def test_graph_depends_on_the_structure_alone(cell, pbc):
     """Whatever list is behind it: the pairs within the cutoff, in one order."""
     rng = np.random.default_rng(0)

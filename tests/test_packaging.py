@@ -136,14 +136,27 @@ def test_installed_package_works_outside_the_repository(installed: Path, tmp_pat
 import importlib, sys
 import egnn_md
 assert "torch" not in sys.modules, "import egnn_md must stay cheap"
-for name in ("egnn_md.calculators", "egnn_md.calculators.ase_calculator", "egnn_md.cli"):
-    print(importlib.import_module(name).__file__)
+for name in ("calculators", "calculators.ase_calculator", "calculators.openmm_ml", "cli"):
+    print(importlib.import_module("egnn_md." + name).__file__)
 print(egnn_md.__file__)
 print(*sorted(egnn_md.shipped_models()))
 """
     *files, models = run("-c", script, cwd=tmp_path, path=installed).splitlines()
     assert all(Path(file).is_relative_to(installed) for file in files), files
     assert set(models.split()) == {Path(name).stem for name in pretrained_files() if name.endswith(".safetensors")}
+
+
+def test_installed_plugin_is_found_by_openmm_ml(installed: Path, tmp_path: Path) -> None:
+    script = """
+from importlib.metadata import distributions
+wheel = next(d for d in distributions(path=sys.path[1:2]) if d.metadata["Name"] == "egnn-md")
+points = [point for point in wheel.entry_points if point.group == "openmmml.potentials"]
+assert all(point.load().__module__ == "egnn_md.calculators.openmm_ml" for point in points)
+print(*(point.name for point in points))
+"""
+    names = run("-c", "import sys\n" + script, cwd=tmp_path, path=installed).split()
+    shipped = {Path(name).stem for name in pretrained_files() if name.endswith(".safetensors")}
+    assert set(names) == {"egnn", *shipped}
 
 
 def test_no_package_named_calculators_is_installed(installed: Path) -> None:

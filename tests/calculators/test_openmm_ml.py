@@ -204,7 +204,8 @@ def test_xml_in_a_fresh_process_gives_the_same_bits(solvated, familiar_file, tmp
     topology, positions, force_field = solvated
     potential = MLPotential("egnn", model=str(familiar_file))
     systems = [
-        potential.createMixedSystem(topology, force_field, LIGAND, interpolate=interpolate) for interpolate in (False, True)
+        potential.createMixedSystem(topology, force_field, LIGAND, interpolate=interpolate)
+        for interpolate in (False, True)
     ]
     expected = [bits(context(system, positions)) for system in systems]
     familiar_file.unlink()
@@ -232,5 +233,5 @@ def test_charged_regions_are_refused(familiar_file):
     with pytest.raises(ValueError, match="odd number"):
         potential.createSystem(water)
     next(water.atoms()).element = app.element.sodium
-    with pytest.raises((UnsupportedElement, ValueError), match="Na|odd"):
-        potential.createSystem(water)
+    with pytest.raises(UnsupportedElement, match="Na"):
+        potential.createSystem(water)  # NaH3, 14 electrons

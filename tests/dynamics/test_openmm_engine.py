@@ -63,7 +63,9 @@ def test_npt_goes_towards_the_volume_of_an_ideal_gas(factor: float, tmp_path: Pa
     run(atoms, tmp_path, engine="openmm", **settings)
     log = read_log(tmp_path / "log.csv")
     assert log["volume_A3"][0] == pytest.approx(start)
-    assert abs(np.log(log["volume_A3"][-1] / expected)) < 0.85 * abs(np.log(factor))  # each attempt moves it by a percent or two
+    assert abs(np.log(log["volume_A3"][-1] / expected)) < 0.85 * abs(
+        np.log(factor)
+    )  # each attempt moves it by a percent or two
     last = read(tmp_path / "trajectory.traj", -1)
     assert last.cell.array == pytest.approx(last.get_volume() ** (1 / 3) * np.eye(3), abs=1e-6)
 
@@ -90,7 +92,9 @@ def test_turned_cells_keep_their_physics(seed: int, checkpoint_file: Path) -> No
     rng = np.random.default_rng(seed)
     cell = (6 * np.eye(3) + rng.uniform(-1.5, 1.5, (3, 3))) @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
     cell = np.array([[1, 0, 0], [1, 1, 0], [0, -1, -1]]) @ cell  # the same lattice by longer vectors
-    atoms = Atoms("CHOH", scaled_positions=0.2 * np.arange(4)[:, None] + rng.uniform(0, 0.1, (4, 3)), cell=cell, pbc=True)
+    atoms = Atoms(
+        "CHOH", scaled_positions=0.2 * np.arange(4)[:, None] + rng.uniform(0, 0.1, (4, 3)), cell=cell, pbc=True
+    )
     atoms.calc = EGNNCalculator(checkpoint_file)
     energy, sizes = atoms.get_potential_energy(), np.linalg.norm(atoms.get_forces(), axis=1)
     atoms.set_momenta(rng.normal(size=(4, 3)))

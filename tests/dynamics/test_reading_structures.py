@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.io import write
 
-from egnn_md.dynamics.structures import StructureError, check_structure, read_structure
+from egnn_md.dynamics.structures import StructureError, check_structure, read_structure, read_topology
 
 
 def test_names_and_files(tmp_path: Path) -> None:
@@ -76,3 +76,13 @@ def test_velocities_that_are_nan_are_refused() -> None:
     atoms.set_momenta(np.full((3, 3), np.nan))
     with pytest.raises(StructureError, match="velocities"):
         check_structure(atoms, "water")
+
+
+def test_topology_of_a_pdb_file_only_if_it_has_the_atoms() -> None:
+    pdb = Path(__file__).parents[2] / "examples" / "alanine_dipeptide.pdb"
+    atoms = read_structure(str(pdb))
+    topology = read_topology(str(pdb), atoms)
+    assert topology.n_residues == 3
+    assert topology.n_bonds == 21
+    assert read_topology(str(pdb), atoms[:-1]) is None
+    assert read_topology("CH4", read_structure("CH4")) is None
