@@ -29,6 +29,8 @@ _KEY: Final = "egnn_md"
 KINDS: Final[dict[str, tuple[str, str, str]]] = {
     # kind: (module, model class, configuration class)
     "potential": ("egnn_md.models.potential", "Potential", "PotentialConfig"),
+    "velocity-egnn": ("egnn_md.models.propagator", "VelocityEGNN", "VelocityEGNNConfig"),
+    "integrator": ("egnn_md.models.propagator", "IntegratorPropagator", "IntegratorConfig"),
 }
 
 UNITS: Final = {"energy": "eV", "length": "angstrom", "mass": "amu", "time": "fs"}
@@ -73,7 +75,7 @@ def save(model: nn.Module, path: str | Path, information: Mapping[str, Any] | No
         "library_version": __version__,
         "kind": _kind_of(model),
         "config": asdict(config),
-        "units": UNITS,
+        "units": getattr(model, "units", UNITS),
     }
     taken = header.keys() & (information or {}).keys()
     if taken:

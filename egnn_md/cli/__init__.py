@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from egnn_md.cli import evaluate, md, models, relax, train
+from egnn_md.cli import data, evaluate, md, models, relax, rollout, train
 from egnn_md.cli.outcome import plain_warnings, report_error
 
 app = typer.Typer(
@@ -45,6 +45,8 @@ def _root(
 
         egnn-md train config.toml                   # a potential of your own
 
+        egnn-md data nbody -o nbody.npz             # particles, for `egnn-md train` and `egnn-md rollout`
+
     Structures are files that ase reads, or names of molecules that ase builds. Results go to stdout, with `--json` as
     one object; all else goes to stderr. Exit codes: 0 done, 1 the work failed (a simulation blew up, a relaxation did
     not converge), 2 a mistake in the input.
@@ -55,6 +57,8 @@ app.command("md")(md.md)
 app.command("relax")(relax.relax)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
+app.command("rollout")(rollout.rollout)
+app.add_typer(data.app, name="data")
 app.command("info")(models.info)
 app.command("models")(models.models)
 

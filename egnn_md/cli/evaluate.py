@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from egnn_md.cli.options import Json, Threads, check_device, parse_dtype, set_threads
-from egnn_md.cli.outcome import Outcome, UserError, positive, table, verb
+from egnn_md.cli.outcome import Outcome, UserError, positive, progress_bar, table, verb
 
 SPLITS = ("train", "valid", "test", "all")
 
@@ -17,9 +17,14 @@ SPLITS = ("train", "valid", "test", "all")
 def evaluate(
     model: Annotated[str, typer.Argument(help="A shipped model's name, or a checkpoint.")],
     file: Annotated[Path, typer.Argument(help="Data with labels: structures in any form that ase reads, or npz.")],
-    split: Annotated[str, typer.Option(help="train, valid, test (as in the model's training) or all.")] = "all",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="train, valid, test (as in the model's training) or all.", show_default="all; particles: test"
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples at once.")] = 32,
-    plot: Annotated[Path | None, typer.Option(help="Write a parity plot.", show_default=False)] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the errors into this file.", show_default=False)] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     threads: Threads = None,
@@ -28,11 +33,12 @@ def evaluate(
     """Compare a model with reference values: of a potential, energies (eV) and forces (eV/Å).
 
     A potential's errors are in meV/Å (mean over force components) and meV/atom. `--split test` takes the molecules
-    that training never saw.
+    that training never saw. A propagator of particles is compared at frame 40 from frame 30: squared error of
+    positions, mean and median over trajectories and mean of the lowest 80 %.
 
     Example:  egnn-md evaluate organic-xtb frames.extxyz --plot parity.png
     """
-    if split not in SPLITS:
+    if split is not None and split not in SPLITS:
         raise UserError(f"--split must be one of {', '.join(SPLITS)}, not {split!r}")
     positive("batch-size", batch_size)
     set_threads(threads)
@@ -44,7 +50,7 @@ def evaluate(
     from egnn_md.training.evaluation import Request, evaluate_file
 
     network, header = load(model, device=device, dtype=precision), read_header(model)
-    with _progress() as progress:
+    with progress_bar("evaluating") as progress:
         result = evaluate_file(header["kind"], network, header, Request(file, split, batch_size, progress))
     if plot is not None:
         if result.plot is None:
@@ -52,27 +58,9 @@ def evaluate(
         result.plot(plot)
 
     def show() -> None:
-        table(f"{model} on {file.name} ({split})", list(result.columns), list(result.rows), numbers=True)
+        title = f"{model} on {file.name}" + (f" ({split})" if split else "")
+        table(title, list(result.columns), list(result.rows), numbers=True)
         if result.note:
             print(result.note)
 
     return Outcome(result.values, show, as_json)
-
-
-class _progress:  # noqa: N801
-    """A bar on stderr, while it is a terminal."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self.bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-        self.task = self.bar.add_task("evaluating", total=None)
-
-    def __enter__(self) -> Any:
-        self.bar.start()
-        return lambda done, total: self.bar.update(self.task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()

@@ -61,11 +61,15 @@ def _rows(values: dict[str, Any]) -> list[list[str]]:
     elements = config.pop("elements", [])
     references = config.pop("reference_energies", [])
     rows = [["file", str(values["file"])], ["description", str(values.get("description", ""))]]
-    rows.append(["elements", symbols(elements)])
-    rows.append(["cutoff", f"{config.pop('cutoff', '?')} Å"])
+    rows.append(["kind", str(values.get("kind", ""))])
+    if elements:
+        rows.append(["elements", symbols(elements)])
+    if "cutoff" in config:
+        rows.append(["cutoff", f"{config.pop('cutoff')} Å"])
     rows.append(["units", _text(values.get("units", {}))])
-    named = zip(elements, references, strict=False)
-    rows.append(["reference energies", ", ".join(f"{symbols([z])} {energy:.4f} eV" for z, energy in named)])
+    if references:
+        named = zip(elements, references, strict=False)
+        rows.append(["reference energies", ", ".join(f"{symbols([z])} {energy:.4f} eV" for z, energy in named)])
     rows.append(["network", _text(config)])
     rows.append(["training data", _text(values.get("training_data", "not recorded"))])
     rows += _held_out(values.get("held_out"))

@@ -96,6 +96,25 @@ def positive(name: str, value: int | None) -> None:
         raise UserError(f"--{name} must be at least 1, not {value}")
 
 
+class progress_bar:  # noqa: N801
+    """`with progress_bar(text) as progress:` a bar on stderr while it is a terminal; progress(done, total) moves it."""
+
+    def __init__(self, text: str) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self.bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.bar.add_task(text, total=None)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self.bar.start()
+        return lambda done, total: self.bar.update(self.task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
 def table(title: str, columns: list[str], rows: list[list[str]], numbers: bool = False) -> None:
     """Print a table on stdout; `numbers`: all columns but the first hold numbers."""
     from rich.console import Console

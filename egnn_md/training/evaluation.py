@@ -13,6 +13,8 @@ from torch import nn
 EVALUATIONS: Final[dict[str, str]] = {
     # kind of the checkpoint: module with a function evaluate_file(model, header, request) -> Evaluation
     "potential": "egnn_md.training.metrics",
+    "velocity-egnn": "egnn_md.training.nbody_metrics",
+    "integrator": "egnn_md.training.nbody_metrics",
 }
 
 
@@ -25,8 +27,8 @@ class Request:
     """What to evaluate."""
 
     file: Path
-    split: str
-    """"train", "valid", "test" or "all"."""
+    split: str | None
+    """"train", "valid", "test", "all", or None: the kind's own default."""
     batch_size: int
     """Samples at once."""
     progress: Callable[[int, int], None] = lambda done, total: None

@@ -114,7 +114,7 @@ def _reduce(sums: FloatArray, by_tag: dict[str, Metrics] | None = None) -> Metri
 
 def evaluate_file(model: Potential, header: Mapping[str, Any], request: Request) -> Evaluation:
     """`egnn-md evaluate` of a potential. Raises DataError and EvaluationError."""
-    frames = _side(read_frames(request.file), header, request.split)
+    frames = _side(read_frames(request.file), header, request.split or "all")
     result = evaluate(model, frames, request.batch_size, lambda done: request.progress(done, len(frames)))
     rows = [_row("all", result), *(_row(tag or "(no tag)", part) for tag, part in result.by_tag.items())]
     return Evaluation(

@@ -19,6 +19,7 @@ from egnn_md.training.config import RunConfig
 TASKS: Final[dict[str, tuple[str, str]]] = {
     # task of the configuration: (module, class)
     "potential": ("egnn_md.training.potential", "PotentialTask"),
+    "nbody": ("egnn_md.training.nbody", "NBodyTask"),
 }
 
 
