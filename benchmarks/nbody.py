@@ -118,7 +118,7 @@ def elsewhere(model: Any, paper: list[Any], test: Trajectories) -> dict[str, Any
 
     cases = {"frame 20 -> 30": (test, (20, 30))}
     for n_particles in (10, 20):
-        n_systems = min(500, len(test))
+        n_systems = min(200, len(test))
         cases[f"{n_particles} particles"] = (generate("charged", n_systems, n_particles, 1, frames=(30, 40)), (30, 40))
     rows, found = [], {}
     for name, (trajectories, frames) in cases.items():

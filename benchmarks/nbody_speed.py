@@ -1,7 +1,8 @@
 """The paper's velocity EGNN beside a literal implementation: same outputs, time of a forward and of a training step.
 
 The literal one concatenates the inputs of every edge, as the equations are written. Batches of 100 systems of 5
-particles, one thread; the two take turns, and the median ratio is reported.
+particles, one thread, processor time (other work on the machine does not count); the two take turns, and the median
+ratio is reported.
 
     python benchmarks/nbody_speed.py
 """
@@ -71,16 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def turns(one: Callable[[], None], other: Callable[[], None], rounds: int) -> list[tuple[float, float]]:
-    """Seconds of both, measured in turns."""
+    """Processor seconds of both, measured in turns."""
     for _ in range(3):
         one(), other()
     return [(_seconds(one), _seconds(other)) for _ in range(rounds)]
 
 
 def _seconds(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "accuracy",
     "dimers",
+    "nbody",
+    "nbody_speed",
     "nve",
     "nvt_bonds",
     "openmm_mixed",

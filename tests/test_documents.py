@@ -42,13 +42,13 @@ def commands() -> list[tuple[str, list[str]]]:
 
 
 @cache
-def help_of(verb: str) -> str:
+def help_of(*verb: str) -> str:
     """What `egnn-md VERB --help` prints, wide enough that nothing is cut."""
     script = "from egnn_md.cli import main; main()"
     environment = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", script, verb, "--help"]
+    command = [sys.executable, "-c", script, *verb, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, f"egnn-md {verb}: {done.stderr}"
+    assert done.returncode == 0, f"egnn-md {' '.join(verb)}: {done.stderr}"
     return done.stdout
 
 
@@ -86,7 +86,7 @@ def test_guide_names_every_configuration_key() -> None:
 
 @pytest.mark.parametrize(("where", "words"), commands())
 def test_command_and_its_options_exist(where: str, words: list[str]) -> None:
-    known = help_of(words[0])
+    known = help_of(*words[: 2 if words[0] == "data" else 1])
     for option in (word for word in words[1:] if re.fullmatch(r"-{1,2}[a-z][\w-]*", word)):
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", known), f"{where}: egnn-md {words[0]} has no {option}"
 
