@@ -19,7 +19,7 @@ from _common import make_parser, parse, print_table, write_json
 if TYPE_CHECKING:
     from egnn_md.data.nbody import Trajectories
 
-SUBSTEPS = (25, 50, 100, 200, 500, 1000)
+SUBSTEPS = (50, 100, 200, 500, 1000, 2000)
 COLUMNS = ("MSE", "median", "lowest 80 %", "n")
 
 

@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def turns(one: Callable[[], None], other: Callable[[], None], rounds: int) -> list[tuple[float, float]]:
     """Processor seconds of both, measured in turns."""
     for _ in range(3):
-        one(), other()
+        one()
+        other()
     return [(_seconds(one), _seconds(other)) for _ in range(rounds)]
 
 

@@ -164,7 +164,7 @@ class IntegratorPropagator(nn.Module):
         super().__init__()
         self.config = config
         self.acceleration = PairAcceleration(config.hidden_dim, config.n_layers)
-        self.velocity_lag = nn.Parameter(torch.zeros(1))  # in units of `substep`, so that one learning rate suits all
+        self.velocity_lag = nn.Parameter(torch.zeros(1))  # in thousandths of the duration: one learning rate suits all
 
     def forward(
         self,
@@ -182,7 +182,7 @@ class IntegratorPropagator(nn.Module):
             n_substeps = max(1, math.ceil(abs(duration) / self.config.substep - 1e-6))
         positions, velocities, couplings = particles
         acceleration = self.acceleration(couplings)
-        step, lag = duration / n_substeps, self.config.substep * self.velocity_lag
+        step, lag = duration / n_substeps, 1e-3 * self.config.duration * self.velocity_lag
         a = acceleration(positions)
         velocities = velocities + lag * a
         for _ in range(n_substeps):
