@@ -29,9 +29,7 @@ def rollout(
     start_frame: Annotated[int, typer.Option(help="Frame of the file to start from.")] = 0,
     side: Annotated[str, typer.Option(help="rollout, train, valid or test: part of the file.")] = "rollout",
     systems: Annotated[int | None, typer.Option(help="Only the first so many.", show_default="all")] = None,
-    substeps: Annotated[
-        int | None, typer.Option(help="Sub-steps of a frame.", show_default="the model's own")
-    ] = None,
+    substeps: Annotated[int | None, typer.Option(help="Sub-steps of a frame.", show_default="the model's own")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("run"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
