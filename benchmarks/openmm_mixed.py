@@ -1,4 +1,4 @@
-"""A ligand in water: the EGNN inside, Amber around it (openmm-ml's mixed system). Is it stable? And its two ends?
+"""A ligand in water, EGNN inside and Amber around it (openmm-ml's mixed system): stable? What is at the ends of lambda?
 
 Alanine dipeptide in TIP3P water, PME, rigid water, the dipeptide's constraints removed. First the energies at
 lambda_interpolate 1 and 0, on the Reference platform, beside the mixed system and Amber. Then NVT dynamics of the mixed

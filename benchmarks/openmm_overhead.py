@@ -1,9 +1,9 @@
 """What does OpenMM add to a force call? A step of Verlet dynamics beside the bare network, in one run.
 
-The bare network gets a graph that is ready and holds the pairs within the cutoff; the step gets positions in nm,
-finds the pairs, calls the network and moves the atoms. Both in turn on one thread. Medians of the time that passed, and
-of the processor time of this process: on a busy machine the second says what the work is. Alanine dipeptide (22 atoms)
-in vacuum and a periodic box of 258 waters (774 atoms).
+The bare network gets a graph that is ready and holds the pairs within the cutoff, no more; the step gets positions in
+nm, finds the pairs, calls the network and moves the atoms. Both in turn on one thread. Medians of the time that passed,
+and of the processor time of this process: on a busy machine the second says what the work is. Alanine dipeptide (22
+atoms) in vacuum and a periodic box of 258 waters (774 atoms).
 """
 
 from __future__ import annotations
