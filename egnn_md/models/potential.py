@@ -59,9 +59,10 @@ class PotentialConfig:
     n_radial: int = 20
     repulsion_reach: float = 1.5
     """Where the nuclear repulsion ends, in sums of covalent radii."""
-    core_start: float = 0.4
-    core_end: float = 0.65
-    """Between these distances, in sums of covalent radii, the network's view of a pair stops shrinking."""
+    core_start: float = 0.5
+    core_end: float = 0.75
+    """Between these distances, in sums of covalent radii, the network's view of a pair stops shrinking, at 0.625: no
+    nearer than what close contacts in the training data can show it."""
 
     def __post_init__(self) -> None:
         if list(self.elements) != sorted(set(self.elements)) or not all(type(z) is int for z in self.elements):

@@ -47,6 +47,10 @@ class PotentialModelConfig(Section):
     n_layers: int = Field(3, ge=1)
     n_vectors: int = Field(16, ge=1)
     n_radial: int = Field(20, ge=1)
+    core_start: float = Field(0.5, gt=0)
+    core_end: float = Field(0.75, gt=0)
+    """Sums of covalent radii; see `PotentialConfig`. With init_from the only keys of [model] that count: they have no
+    weights."""
 
 
 class PotentialTrainingConfig(TrainingConfig):
@@ -194,7 +198,8 @@ def build_model(config: PotentialRun, frames: Frames) -> Potential:
     unknown = set(elements) - set(start.config.elements)
     if unknown:
         raise ConfigError(f"init_from {config.init_from!r} does not know {symbols(sorted(unknown))} of the data")
-    model = Potential(_shifted(start.config, frames)).to(dtype)
+    core = config.model.model_dump(include=config.model.model_fields_set & {"core_start", "core_end"})
+    model = Potential(replace(_shifted(start.config, frames), **core)).to(dtype)
     model.load_state_dict(start.state_dict())
     return model
 
