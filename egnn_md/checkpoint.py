@@ -31,6 +31,7 @@ KINDS: Final[dict[str, tuple[str, str, str]]] = {
     "potential": ("egnn_md.models.potential", "Potential", "PotentialConfig"),
     "velocity-egnn": ("egnn_md.models.propagator", "VelocityEGNN", "VelocityEGNNConfig"),
     "integrator": ("egnn_md.models.propagator", "IntegratorPropagator", "IntegratorConfig"),
+    "property": ("egnn_md.models.property", "PropertyModel", "PropertyConfig"),
 }
 
 UNITS: Final = {"energy": "eV", "length": "angstrom", "mass": "amu", "time": "fs"}

@@ -307,3 +307,30 @@ class GraphBuilder:
             edge_index=graph.edge_index.index_select(1, inside),
             edge_shift=None if graph.edge_shift is None else graph.edge_shift.index_select(0, inside),
         )
+
+
+def molecules_graph(positions: Tensor, atomic_numbers: Tensor, n_atoms: Tensor, cutoff: float) -> Graph:
+    """Isolated molecules side by side, all their distances at once: for many small ones on any device.
+
+    positions (total, 3) in Å and atomic_numbers (total,), one molecule after another; n_atoms (n_molecules,). Edges
+    within `cutoff` Å; math.inf keeps every pair. Needs n_molecules times the square of the largest in memory.
+    """
+    n_molecules, device = len(n_atoms), positions.device
+    starts = torch.cumsum(n_atoms, 0) - n_atoms
+    batch = torch.repeat_interleave(torch.arange(n_molecules, device=device), n_atoms)
+    slot = torch.arange(len(positions), device=device) - starts[batch]
+    padded = positions.new_full((n_molecules, int(n_atoms.max()), 3), math.nan)
+    padded[batch, slot] = positions
+    near = torch.cdist(padded, padded, compute_mode="donot_use_mm_for_euclid_dist") < cutoff  # NaN is near nothing
+    near.diagonal(dim1=1, dim2=2).fill_(False)
+    molecule, i, j = near.nonzero(as_tuple=True)
+    first = starts[molecule]
+    return Graph(
+        positions=positions,
+        atomic_numbers=atomic_numbers,
+        edge_index=torch.stack([first + i, first + j]),
+        edge_shift=None,
+        cell=positions.new_zeros(n_molecules, 3, 3),
+        pbc=torch.zeros(n_molecules, 3, dtype=torch.bool, device=device),
+        batch=batch,
+    )

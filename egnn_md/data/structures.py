@@ -205,16 +205,22 @@ def _check(frames: Frames, path: Path) -> None:
         raise DataError(f"{path} has no energies: labels are needed (extxyz: energy=… in the comment line, eV)")
 
 
-def _read_npz(path: Path) -> Frames:
+def read_npz(path: Path, required: Sequence[str]) -> dict[str, Array]:
+    """All arrays of an npz. Raises DataError if it cannot be read or lacks one of `required`."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             data = {name: archive[name] for name in archive.files}
     except Exception as error:
         raise DataError(f"{path} is not a readable npz: {error}") from error
-    missing = [name for name in ("n_atoms", "atomic_numbers", "positions", "energy") if name not in data]
+    missing = [name for name in required if name not in data]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}; it has {', '.join(sorted(data)) or 'nothing'}")
-    _check_arrays(data, path)
+    return data
+
+
+def _read_npz(path: Path) -> Frames:
+    data = read_npz(path, ("n_atoms", "atomic_numbers", "positions", "energy"))
+    check_arrays(data, path, per_frame=("energy", "gdb", "tag", "has_forces"))
     n_atoms = data["n_atoms"].astype(np.int64)
     n = len(n_atoms)
     cell = data.get("cell", np.zeros((n, 3, 3))).astype(np.float64)
@@ -237,13 +243,17 @@ def _read_npz(path: Path) -> Frames:
     return replace(frames, group=data["gdb"].astype(str) if "gdb" in data else _formulas(frames))
 
 
-def _check_arrays(data: dict[str, Array], path: Path) -> None:
-    words = [name for name in data if name not in ("tag", "gdb") and data[name].dtype.kind not in "iufb"]
+def check_arrays(data: dict[str, Array], path: Path, per_frame: Sequence[str]) -> None:
+    """Raise DataError unless ragged arrays fit each other, `per_frame` being those with one number a frame, and hold
+    numbers.
+    """
+    labels = ("tag", "gdb", "target_names")
+    words = [name for name in data if name not in labels and data[name].dtype.kind not in "iufb"]
     if words:
         raise DataError(f"{path}: {', '.join(words)} are not numbers")
     n, total = len(data["n_atoms"].ravel()), int(data["n_atoms"].sum())
     shapes = {"atomic_numbers": (total,), "positions": (total, 3), "forces": (total, 3)}
-    shapes |= dict.fromkeys(("n_atoms", "energy", "gdb", "tag", "has_forces"), (n,))
+    shapes |= dict.fromkeys(("n_atoms", *per_frame), (n,))
     shapes |= dict.fromkeys(("cell", "stress"), (n, 3, 3))
     wrong = [name for name, shape in shapes.items() if name in data and data[name].shape != shape]
     if wrong or data["n_atoms"].min(initial=0) < 0:

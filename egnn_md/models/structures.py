@@ -1,0 +1,84 @@
+"""Structures from outside as a property model takes them: checked, and in batches that fit the processor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egnn_md.elements import symbols
+from egnn_md.models.potential import UnsupportedElement
+from egnn_md.neighbors import CLOSEST_PAIR
+
+PAIRS_AT_ONCE: Final = 24_000
+"""Of a batch, padded: enough that torch's own cost vanishes, few enough that a layer's arrays stay in the cache."""
+MOST_ATOMS: Final = 1_000
+"""Far more than molecules have whose properties can be had from QM9; bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One isolated molecule."""
+
+    atomic_numbers: NDArray[np.int64]
+    """(n_atoms,)."""
+    positions: NDArray[np.float64]
+    """(n_atoms, 3) Å."""
+    unfit: str = ""
+    """Why it is no neutral closed-shell molecule in vacuum, if it says so itself."""
+
+    def problem(self, elements: Sequence[int]) -> ValueError | None:
+        """What is wrong with it for a model that knows these elements; None if nothing is."""
+        n = len(self.atomic_numbers)
+        if not 1 <= n <= MOST_ATOMS:
+            return ValueError(f"it has {n} atoms; a molecule has 1 to {MOST_ATOMS}")
+        if self.unfit:
+            return ValueError(self.unfit)
+        if unknown := set(self.atomic_numbers.tolist()) - set(elements):
+            return UnsupportedElement(f"it has {symbols(sorted(unknown))}; the model knows {symbols(elements)}")
+        if not np.isfinite(self.positions).all():
+            return ValueError("it has positions that are NaN or infinite")
+        squared = ((self.positions[:, None] - self.positions) ** 2).sum(-1)
+        np.fill_diagonal(squared, math.inf)
+        if squared.min() < CLOSEST_PAIR**2:
+            return ValueError(f"it has atoms closer than {CLOSEST_PAIR} Å to each other")
+        return None
+
+
+def structure_of(atoms: Any) -> Structure:
+    """From an `ase.Atoms`, or anything with its numbers, positions, pbc and info."""
+    charge, spin = atoms.info.get("charge"), atoms.info.get("spin")
+    unfit = ""
+    if np.any(atoms.pbc):
+        unfit = "it is periodic; these are properties of isolated molecules: set pbc=False if it is one"
+    elif charge not in (None, 0) or abs(atoms.get_initial_charges().sum()) > 0.01:
+        unfit = "it is charged; the model knows neutral molecules only"
+    elif spin not in (None, 1):
+        unfit = f"its multiplicity is {spin}; the model knows closed shells (1) only"
+    return Structure(np.asarray(atoms.numbers, np.int64), np.asarray(atoms.positions, np.float64), unfit)
+
+
+def structures_of(structures: Any) -> tuple[list[Structure], bool]:
+    """One `ase.Atoms` or a sequence of them -> structures, and whether it was one."""
+    if hasattr(structures, "positions"):
+        return [structure_of(structures)], True
+    return [structure_of(atoms) for atoms in structures], False
+
+
+def batches(molecules: Iterable[Structure]) -> Iterator[list[Structure]]:
+    """Neighbours in the sequence, as many at once as `PAIRS_AT_ONCE` allows; never fewer than one."""
+    batch: list[Structure] = []
+    largest = 0
+    for molecule in molecules:
+        size = max(largest, len(molecule.atomic_numbers))
+        if batch and (len(batch) + 1) * size**2 > PAIRS_AT_ONCE:
+            yield batch
+            batch, size = [], len(molecule.atomic_numbers)
+        batch.append(molecule)
+        largest = size
+    if batch:
+        yield batch

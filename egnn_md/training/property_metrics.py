@@ -1,0 +1,189 @@
+"""How far a property model is from labels, whether its uncertainties mean something, and pictures of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from egnn_md.data.qm9 import NO_SIDE, Molecules, read_qm9
+from egnn_md.data.structures import DataError
+from egnn_md.models.property import PropertyModel
+from egnn_md.models.structures import Structure, batches
+from egnn_md.neighbors import molecules_graph
+from egnn_md.targets import BY_NAME, NAMES
+
+FloatArray = NDArray[np.float64]
+STATISTICS_MOLECULES = 8000
+COVERAGES = np.linspace(0.05, 0.95, 19)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Predictions beside labels, (n_molecules, n_targets) each, in the units of `egnn_md.targets`."""
+
+    labels: FloatArray
+    values: FloatArray
+    uncertainty: FloatArray
+
+
+@torch.no_grad()
+def compare(
+    model: PropertyModel, molecules: Molecules, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Compared:
+    """Predict for all molecules; those of a like size side by side, so that batches are full."""
+    order = np.argsort(molecules.n_atoms, kind="stable")
+    structures = [
+        Structure(molecules.atomic_numbers[a:b], molecules.positions[a:b].astype(np.float64))
+        for a, b in zip(molecules.starts[order], molecules.starts[order + 1], strict=True)
+    ]
+    names = model.config.targets
+    values, uncertainty, done = [], [], 0
+    for batch in batches(structures):
+        part = model.predict_batch(batch)
+        values.append(torch.stack([part[name] for name in names], 1).numpy())
+        uncertainty.append(torch.stack([part[f"{name}_uncertainty"] for name in names], 1).numpy())
+        done += len(batch)
+        progress(done, len(molecules))
+    back = np.argsort(order)
+    labels = molecules.labels()[:, [NAMES.index(name) for name in names]]
+    return Compared(labels, np.concatenate(values)[back], np.concatenate(uncertainty)[back])
+
+
+def evaluate(
+    model: PropertyModel, molecules: Molecules, progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, Any]:
+    """{"alpha": {"mae", "unit", "n"}, …, "n_skipped"}: labels that are NaN do not count, molecules with elements that
+    the model does not know are skipped and counted.
+
+    Raises DataError if nothing is left.
+    """
+    known = molecules.having(model.config.elements)
+    if len(known) == 0:
+        raise DataError("there are no molecules whose elements the model knows")
+    compared = compare(model, known, progress)
+    result = errors_of(model, compared)
+    return {**result, "n_skipped": len(molecules) - len(known)}
+
+
+def errors_of(model: PropertyModel, compared: Compared) -> dict[str, dict[str, Any]]:
+    """{"alpha": {"mae", "unit", "n"}, …}; the mae of a target without labels is None."""
+    result = {}
+    for k, name in enumerate(model.config.targets):
+        labelled = np.isfinite(compared.labels[:, k])
+        errors = np.abs(compared.values[labelled, k] - compared.labels[labelled, k])
+        mae = float(errors.mean()) if len(errors) else None
+        result[name] = {"mae": mae, "unit": BY_NAME[name].unit, "n": len(errors)}
+    return result
+
+
+def calibrate(model: PropertyModel, molecules: Molecules) -> None:
+    """Scale each target's uncertainty so that, over these molecules, the mean of |error| / uncertainty is 1."""
+    if model.error_model is None:
+        return
+    model.calibration.fill_(1.0)
+    compared = compare(model, molecules)
+    ratio = np.abs(compared.values - compared.labels) / compared.uncertainty
+    factors = [np.nanmean(column) if np.isfinite(column).any() else 1.0 for column in ratio.T]
+    model.calibration.copy_(torch.tensor(factors))
+
+
+@torch.no_grad()
+def fit_familiarity(model: PropertyModel, molecules: Molecules) -> None:
+    """Take the statistics of the extrapolation signal from a sample of the training molecules."""
+    chosen = np.random.default_rng(0).permutation(len(molecules))[:STATISTICS_MOLECULES]
+    features, species = [], []
+    for start in range(0, len(chosen), 64):
+        part = molecules.select(chosen[start : start + 64])
+        positions, numbers = torch.from_numpy(part.positions), torch.from_numpy(part.atomic_numbers)
+        graph = molecules_graph(positions, numbers, torch.from_numpy(part.n_atoms), model.config.reach)
+        prepared = model.prepare(graph.to(model.device))
+        features.append(model.network(prepared).features)
+        species.append(prepared.species)
+    model.familiarity.fit(torch.cat(features), torch.cat(species))
+
+
+def coverage(compared: Compared, target: int) -> FloatArray:
+    """Fraction of the labels inside the central interval of each of `COVERAGES`, for one target.
+
+    The interval of probability p of a Laplace distribution of scale b is ± b ln(1 / (1 - p)).
+    """
+    labelled = np.isfinite(compared.labels[:, target])
+    error = np.abs(compared.values - compared.labels)[labelled, target] / compared.uncertainty[labelled, target]
+    return np.array([(error <= -math.log1p(-p)).mean() for p in COVERAGES])
+
+
+def plot_calibration(model: PropertyModel, molecules: Molecules, picture: Path) -> None:
+    """How often the truth lies within what the model promises, for each target."""
+    if model.error_model is None:
+        return
+    from egnn_md.training.report import figure as new_figure
+
+    compared = compare(model, molecules)
+    figure, axes = new_figure(5.0)
+    for k, name in enumerate(model.config.targets):
+        if np.isfinite(compared.labels[:, k]).any():
+            axes.plot(COVERAGES, coverage(compared, k), lw=1, label=name)
+    axes.plot([0, 1], [0, 1], "k--", lw=0.7)
+    axes.set(xlabel="interval's probability, as the model says", ylabel="fraction of labels inside")
+    axes.legend(ncols=2, fontsize="small")
+    figure.savefig(picture, dpi=150)
+
+
+def plot_parity(model: PropertyModel, molecules: Molecules, picture: Path, n_molecules: int = 5000) -> None:
+    """Predicted against labelled values, a panel for each target."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    chosen = np.random.default_rng(0).permutation(len(molecules))[:n_molecules]
+    compared = compare(model, molecules.select(chosen))
+    errors = errors_of(model, compared)
+    n = len(model.config.targets)
+    figure = Figure(figsize=(3.2 * min(n, 4), 3.0 * math.ceil(n / 4)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = np.atleast_1d(figure.subplots(math.ceil(n / 4), min(n, 4))).ravel()
+    for k, (axes, name) in enumerate(zip(panels, model.config.targets, strict=False)):
+        labelled = np.isfinite(compared.labels[:, k])
+        if not labelled.any():
+            continue
+        x, y = compared.labels[labelled, k], compared.values[labelled, k]
+        axes.hexbin(x, y, gridsize=60, bins="log", mincnt=1, cmap="viridis")
+        axes.plot([x.min(), x.max()], [x.min(), x.max()], "k", lw=0.5)
+        axes.set_title(f"{name}: MAE {errors[name]['mae']:.3g} {errors[name]['unit']}", fontsize="small")
+        axes.tick_params(labelsize="x-small")
+    figure.supxlabel("labelled")
+    figure.supylabel("predicted")
+    figure.savefig(picture, dpi=150)
+
+
+def evaluate_file(model: Any, header: Mapping[str, Any], request: Any) -> Any:
+    """`egnn-md evaluate` of a property model."""
+    from egnn_md.training.evaluation import Evaluation
+
+    molecules = read_qm9(request.file)
+    if request.split != "all":
+        if (molecules.split == NO_SIDE).all():
+            raise DataError(f"{request.file} has no split: only --split all is possible")
+        molecules = molecules.side(request.split)
+    if len(molecules) == 0:
+        raise DataError(f"{request.file} has no molecules on the {request.split} side of the split")
+    values = evaluate(model, molecules, request.progress)
+    rows = [
+        [name, "-" if values[name]["mae"] is None else f"{values[name]['mae']:.4g}", values[name]["unit"],
+         str(values[name]["n"])]
+        for name in model.config.targets
+    ]  # fmt: skip
+    note = f"{values['n_skipped']} molecules skipped: the model does not know their elements" * bool(values["n_skipped"])
+    return Evaluation(
+        values=values,
+        columns=["property", "MAE", "unit", "labels"],
+        rows=rows,
+        note=note,
+        plot=lambda path: plot_parity(model, molecules.having(model.config.elements), path),
+    )
