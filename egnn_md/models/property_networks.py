@@ -172,7 +172,7 @@ class VectorNetwork(nn.Module):
         batch, n = molecules.batch, molecules.n_molecules
         weights = torch.exp(5.0 * torch.tanh(0.2 * self.pool_weights(atom)))  # bounded: no maximum to subtract
         values = self.pool_values(atom)
-        chosen = values.reshape(len(values), N_HEADS, -1) * weights.unsqueeze(-1)
+        chosen = values.reshape(values.shape[0], N_HEADS, -1) * weights.unsqueeze(-1)
         ones = torch.ones_like(weights[:, :1])
         summed = segment_sum(torch.cat([chosen.flatten(1), values, weights, ones], 1), batch, n)
         chosen, mean, total, count = summed.split([values.shape[1], values.shape[1], N_HEADS, 1], 1)

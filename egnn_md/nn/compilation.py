@@ -10,10 +10,13 @@ import torch
 from egnn_md.nn.ops import opaque_sums
 
 
-def compile_function(function: Callable[..., Any], example: tuple[Any, ...]) -> Callable[..., Any]:
-    """Trace a function that differentiates inside itself, for any sizes, and compile the trace.
+def compile_function(
+    function: Callable[..., Any], example: tuple[Any, ...], *, inner_gradient: bool = True
+) -> Callable[..., Any]:
+    """Trace a function, for any sizes, and compile the trace.
 
     torch.compile alone cannot differentiate twice; traced first, the inner gradient is ordinary code to it.
+    `inner_gradient` False: the function differentiates nothing inside itself, and every `detach` of it is meant.
     """
     import torch.fx.experimental._config as fx_config
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -22,7 +25,8 @@ def compile_function(function: Callable[..., Any], example: tuple[Any, ...]) -> 
         traced = make_fx(lambda *inputs: function(*inputs), tracing_mode="symbolic", _allow_non_fake_inputs=True)(
             *example
         )
-    _connect_saved_results(traced)
+    if inner_gradient:
+        _connect_saved_results(traced)
     compiled: Callable[..., Any] = torch.compile(traced, dynamic=True)
     return compiled
 

@@ -15,6 +15,7 @@ EVALUATIONS: Final[dict[str, str]] = {
     "potential": "egnn_md.training.metrics",
     "velocity-egnn": "egnn_md.training.nbody_metrics",
     "integrator": "egnn_md.training.nbody_metrics",
+    "property": "egnn_md.training.property_metrics",
 }
 
 

@@ -290,8 +290,9 @@ class PropertyLoss:
         inputs = (*molecules[:5], batch.labels)
         parameters = {f"model.{name}": value for name, value in self.model.named_parameters()}
         if self.config.compile and self._compiled is None:
-            self._compiled = compile_function(self._call, (parameters, *inputs))
-        terms: tuple[Tensor, Tensor, Tensor] = (self._compiled or self._call)(parameters, *inputs)
+            self._compiled = compile_function(self._call, (parameters, *inputs), inner_gradient=False)
+        call = self._call if self._compiled is None else self._compiled
+        terms: tuple[Tensor, Tensor, Tensor] = call(parameters, *inputs)
         return terms
 
     def _call(self, parameters: Mapping[str, Tensor], *inputs: Tensor) -> Any:

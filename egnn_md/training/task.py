@@ -20,6 +20,7 @@ TASKS: Final[dict[str, tuple[str, str]]] = {
     # task of the configuration: (module, class)
     "potential": ("egnn_md.training.potential", "PotentialTask"),
     "nbody": ("egnn_md.training.nbody", "NBodyTask"),
+    "property": ("egnn_md.training.property", "PropertyTask"),
 }
 
 
