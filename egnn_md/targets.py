@@ -56,3 +56,8 @@ TARGETS: Final = (
 """In the order of QM9's own files."""
 NAMES: Final = tuple(target.name for target in TARGETS)
 BY_NAME: Final = {target.name: target for target in TARGETS}
+
+
+def unit_of(name: str) -> str:
+    """Unit of a property; "1" for a name that is none of QM9's (a converted network's plain output)."""
+    return BY_NAME[name].unit if name in BY_NAME else "1"

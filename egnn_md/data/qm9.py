@@ -31,7 +31,7 @@ N_UNCHARACTERIZED: Final = 3_054
 SPLIT_SIZES: Final = {"train": 100_000, "valid": 17_748, "test": 13_083}
 SIDES: Final = ("train", "valid", "test")
 NO_SIDE: Final = -1
-_NUMBER_OF: Final = {symbol: z for z, symbol in enumerate(SYMBOLS) if z}
+NUMBER_OF: Final = {symbol: z for z, symbol in enumerate(SYMBOLS) if z}
 N_ROTATIONAL: Final = 3
 """Line 2 of an original file: "gdb", the number, the rotational constants A, B, C, then the properties."""
 
@@ -213,7 +213,7 @@ def parse_xyz(text: str) -> _Row:
     if n_atoms < 1 or len(atoms) != n_atoms:
         raise ValueError(f"{len(atoms)} atoms, not {n_atoms}")
     properties = [float(word) for word in words[1 + N_ROTATIONAL :]]
-    return int(words[0]), [_NUMBER_OF[a[0]] for a in atoms], [[float(x) for x in a[1:4]] for a in atoms], properties
+    return int(words[0]), [NUMBER_OF[a[0]] for a in atoms], [[float(x) for x in a[1:4]] for a in atoms], properties
 
 
 def _read_sdf(path: Path) -> Molecules:
@@ -230,7 +230,7 @@ def _read_sdf(path: Path) -> Molecules:
     with path.open() as sdf:
         for row in properties:
             try:
-                numbers, positions = _next_molecule(sdf)
+                numbers, positions = next_molecule(sdf)
                 values = [float(row[name]) if row[name] else np.nan for name in NAMES]
                 rows.append((int(row["mol_id"].removeprefix("gdb_")), numbers, positions, values))
             except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -240,7 +240,7 @@ def _read_sdf(path: Path) -> Molecules:
     return _gathered(rows, path)
 
 
-def _next_molecule(sdf: io.TextIOBase | Any) -> tuple[list[int], list[list[float]]]:
+def next_molecule(sdf: io.TextIOBase | Any) -> tuple[list[int], list[list[float]]]:
     """Elements and positions of the next V2000 record."""
     header = [sdf.readline() for _ in range(4)]
     n_atoms = int(header[3][:3])
@@ -248,7 +248,7 @@ def _next_molecule(sdf: io.TextIOBase | Any) -> tuple[list[int], list[list[float
     while not (line := sdf.readline()).startswith("$$$$"):
         if not line:
             raise ValueError("the file ends inside it")
-    numbers = [_NUMBER_OF[line[31:34].strip()] for line in lines]
+    numbers = [NUMBER_OF[line[31:34].strip()] for line in lines]
     return numbers, [[float(line[k : k + 10]) for k in (0, 10, 20)] for line in lines]
 
 

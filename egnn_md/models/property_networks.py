@@ -151,7 +151,7 @@ class VectorNetwork(nn.Module):
     def _edges(self, molecules: MoleculeBatch) -> _Edges:
         d = distance(molecules.vectors)
         directions = (molecules.vectors / d).unsqueeze(-1)
-        return _Edges(molecules.edge_index, directions, self.basis(d)[0], cutoff_envelope(d, self.cutoff)[0])
+        return _Edges(molecules.edge_index, directions, self.basis.value(d), cutoff_envelope(d, self.cutoff)[0])
 
     def _moments(self, atom: Tensor, v: Tensor, by_atom: Tensor, molecules: MoleculeBatch) -> dict[str, Tensor]:
         """Dipole moment and spatial extent."""

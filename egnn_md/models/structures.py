@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,11 +11,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from egnn_md.elements import symbols
+from egnn_md.elements import symbol, symbols
 from egnn_md.models.potential import UnsupportedElement
 from egnn_md.neighbors import CLOSEST_PAIR
 
-PAIRS_AT_ONCE: Final = 24_000
+PAIRS_AT_ONCE: Final = 6_000
 """Of a batch, padded: enough that torch's own cost vanishes, few enough that a layer's arrays stay in the cache."""
 MOST_ATOMS: Final = 1_000
 """Far more than molecules have whose properties can be had from QM9; bounds the memory."""
@@ -30,6 +31,13 @@ class Structure:
     """(n_atoms, 3) Å."""
     unfit: str = ""
     """Why it is no neutral closed-shell molecule in vacuum, if it says so itself."""
+
+    def formula(self) -> str:
+        """Hill's: carbon, hydrogen, the rest by the alphabet; C2H6O."""
+        counts = Counter(symbol(z) for z in self.atomic_numbers.tolist())
+        first = [name for name in ("C", "H") if name in counts] if "C" in counts else []
+        order = first + sorted(counts.keys() - set(first))
+        return "".join(f"{name}{counts[name] if counts[name] > 1 else ''}" for name in order)
 
     def problem(self, elements: Sequence[int]) -> ValueError | None:
         """What is wrong with it for a model that knows these elements; None if nothing is."""

@@ -58,6 +58,10 @@ class BesselBasis(nn.Module):
         self.register_buffer("frequencies", torch.arange(1, n_basis + 1) * (math.pi / cutoff), persistent=False)
         self.frequencies: Tensor
 
+    def value(self, distances: Tensor) -> Tensor:
+        """Without the slopes."""
+        return torch.sin(distances * self.frequencies) * (self.scale / distances)
+
     def forward(self, distances: Tensor) -> tuple[Tensor, Tensor]:
         phase, inverse = distances * self.frequencies, 1.0 / distances
         value = torch.sin(phase) * (self.scale * inverse)

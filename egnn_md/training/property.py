@@ -23,7 +23,14 @@ from egnn_md.neighbors import molecules_graph
 from egnn_md.nn.compilation import compile_function
 from egnn_md.targets import BY_NAME, NAMES
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
-from egnn_md.training.property_metrics import calibrate, evaluate, fit_familiarity, plot_calibration, plot_parity
+from egnn_md.training.property_metrics import (
+    calibrate,
+    compare,
+    errors_of,
+    fit_familiarity,
+    plot_calibration,
+    plot_parity,
+)
 from egnn_md.training.task import LearningCurve
 from egnn_md.units import ANGSTROM_PER_BOHR
 
@@ -196,13 +203,14 @@ class PropertyTask:
 
     def finish(self, model: PropertyModel, folder: Path) -> dict[str, Any]:
         fit_familiarity(model, self.train)
-        calibrate(model, self.valid)
-        sides = {"valid": self.valid, "test": self.test}
-        held_out = {side: evaluate(model, molecules) for side, molecules in sides.items() if len(molecules)}
-        last = self.test if len(self.test) else self.valid
-        plot_parity(model, last, folder / "parity.png")
-        plot_calibration(model, last, folder / "calibration.png")
-        return held_out
+        compared = {"valid": compare(model, self.valid)}
+        calibrate(model, compared["valid"])
+        if len(self.test):
+            compared["test"] = compare(model, self.test)
+        *_, last = compared.values()
+        plot_parity(self.targets, last, folder / "parity.png")
+        plot_calibration(self.targets, last, folder / "calibration.png")
+        return {side: errors_of(self.targets, values) for side, values in compared.items()}
 
 
 def divide(data: Molecules, n_train: int | None, seed: int) -> tuple[Molecules, Molecules, Molecules]:

@@ -18,6 +18,8 @@ from egnn_md.models.property import PropertyModel
 from egnn_md.models.structures import Structure, batches
 from egnn_md.neighbors import molecules_graph
 from egnn_md.targets import BY_NAME, NAMES
+from egnn_md.training.evaluation import Evaluation, Request
+from egnn_md.training.report import figure as new_figure
 
 FloatArray = NDArray[np.float64]
 STATISTICS_MOLECULES = 8000
@@ -56,26 +58,10 @@ def compare(
     return Compared(labels, np.concatenate(values)[back], np.concatenate(uncertainty)[back])
 
 
-def evaluate(
-    model: PropertyModel, molecules: Molecules, progress: Callable[[int, int], None] = lambda done, total: None
-) -> dict[str, Any]:
-    """{"alpha": {"mae", "unit", "n"}, …, "n_skipped"}: labels that are NaN do not count, molecules with elements that
-    the model does not know are skipped and counted.
-
-    Raises DataError if nothing is left.
-    """
-    known = molecules.having(model.config.elements)
-    if len(known) == 0:
-        raise DataError("there are no molecules whose elements the model knows")
-    compared = compare(model, known, progress)
-    result = errors_of(model, compared)
-    return {**result, "n_skipped": len(molecules) - len(known)}
-
-
-def errors_of(model: PropertyModel, compared: Compared) -> dict[str, dict[str, Any]]:
+def errors_of(names: tuple[str, ...], compared: Compared) -> dict[str, dict[str, Any]]:
     """{"alpha": {"mae", "unit", "n"}, …}; the mae of a target without labels is None."""
     result = {}
-    for k, name in enumerate(model.config.targets):
+    for k, name in enumerate(names):
         labelled = np.isfinite(compared.labels[:, k])
         errors = np.abs(compared.values[labelled, k] - compared.labels[labelled, k])
         mae = float(errors.mean()) if len(errors) else None
@@ -83,15 +69,13 @@ def errors_of(model: PropertyModel, compared: Compared) -> dict[str, dict[str, A
     return result
 
 
-def calibrate(model: PropertyModel, molecules: Molecules) -> None:
+def calibrate(model: PropertyModel, compared: Compared) -> None:
     """Scale each target's uncertainty so that, over these molecules, the mean of |error| / uncertainty is 1."""
     if model.error_model is None:
         return
-    model.calibration.fill_(1.0)
-    compared = compare(model, molecules)
     ratio = np.abs(compared.values - compared.labels) / compared.uncertainty
     factors = [np.nanmean(column) if np.isfinite(column).any() else 1.0 for column in ratio.T]
-    model.calibration.copy_(torch.tensor(factors))
+    model.calibration.mul_(torch.tensor(factors).to(model.calibration))
 
 
 @torch.no_grad()
@@ -119,15 +103,12 @@ def coverage(compared: Compared, target: int) -> FloatArray:
     return np.array([(error <= -math.log1p(-p)).mean() for p in COVERAGES])
 
 
-def plot_calibration(model: PropertyModel, molecules: Molecules, picture: Path) -> None:
-    """How often the truth lies within what the model promises, for each target."""
-    if model.error_model is None:
+def plot_calibration(names: tuple[str, ...], compared: Compared, picture: Path) -> None:
+    """How often the truth lies within what the model promises, for each target; nothing for a model without promises."""
+    if np.isnan(compared.uncertainty).all():
         return
-    from egnn_md.training.report import figure as new_figure
-
-    compared = compare(model, molecules)
     figure, axes = new_figure(5.0)
-    for k, name in enumerate(model.config.targets):
+    for k, name in enumerate(names):
         if np.isfinite(compared.labels[:, k]).any():
             axes.plot(COVERAGES, coverage(compared, k), lw=1, label=name)
     axes.plot([0, 1], [0, 1], "k--", lw=0.7)
@@ -136,19 +117,17 @@ def plot_calibration(model: PropertyModel, molecules: Molecules, picture: Path) 
     figure.savefig(picture, dpi=150)
 
 
-def plot_parity(model: PropertyModel, molecules: Molecules, picture: Path, n_molecules: int = 5000) -> None:
+def plot_parity(names: tuple[str, ...], compared: Compared, picture: Path) -> None:
     """Predicted against labelled values, a panel for each target."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    chosen = np.random.default_rng(0).permutation(len(molecules))[:n_molecules]
-    compared = compare(model, molecules.select(chosen))
-    errors = errors_of(model, compared)
-    n = len(model.config.targets)
+    errors = errors_of(names, compared)
+    n = len(names)
     figure = Figure(figsize=(3.2 * min(n, 4), 3.0 * math.ceil(n / 4)), layout="constrained")
     FigureCanvasAgg(figure)
     panels = np.atleast_1d(figure.subplots(math.ceil(n / 4), min(n, 4))).ravel()
-    for k, (axes, name) in enumerate(zip(panels, model.config.targets, strict=False)):
+    for k, (axes, name) in enumerate(zip(panels, names, strict=False)):
         labelled = np.isfinite(compared.labels[:, k])
         if not labelled.any():
             continue
@@ -162,28 +141,32 @@ def plot_parity(model: PropertyModel, molecules: Molecules, picture: Path, n_mol
     figure.savefig(picture, dpi=150)
 
 
-def evaluate_file(model: Any, header: Mapping[str, Any], request: Any) -> Any:
-    """`egnn-md evaluate` of a property model."""
-    from egnn_md.training.evaluation import Evaluation
+def evaluate_file(model: Any, header: Mapping[str, Any], request: Request) -> Evaluation:
+    """`egnn-md evaluate` of a property model: {"alpha": {"mae", "unit", "n"}, …, "n_skipped"}.
 
+    Labels that are NaN do not count; molecules with elements that the model does not know are skipped and counted.
+    """
     molecules = read_qm9(request.file)
     if request.split != "all":
         if (molecules.split == NO_SIDE).all():
             raise DataError(f"{request.file} has no split: only --split all is possible")
         molecules = molecules.side(request.split)
-    if len(molecules) == 0:
-        raise DataError(f"{request.file} has no molecules on the {request.split} side of the split")
-    values = evaluate(model, molecules, request.progress)
-    rows = [
-        [name, "-" if values[name]["mae"] is None else f"{values[name]['mae']:.4g}", values[name]["unit"],
-         str(values[name]["n"])]
-        for name in model.config.targets
-    ]  # fmt: skip
-    note = f"{values['n_skipped']} molecules skipped: the model does not know their elements" * bool(values["n_skipped"])
+    known = molecules.having(model.config.elements)
+    if len(known) == 0:
+        raise DataError(f"{request.file} ({request.split}) has no molecules whose elements the model knows")
+    names = model.config.targets
+    if unknown := set(names) - set(NAMES):
+        raise DataError(f"the model predicts {', '.join(unknown)}, not a property of QM9: convert it with --target")
+    compared = compare(model, known, request.progress)
+    errors, n_skipped = errors_of(names, compared), len(molecules) - len(known)
     return Evaluation(
-        values=values,
+        values={**errors, "n_skipped": n_skipped},
         columns=["property", "MAE", "unit", "labels"],
-        rows=rows,
-        note=note,
-        plot=lambda path: plot_parity(model, molecules.having(model.config.elements), path),
+        rows=[[name, _mae(entry["mae"]), entry["unit"], str(entry["n"])] for name, entry in errors.items()],
+        note=f"{n_skipped} molecules skipped: the model does not know their elements" if n_skipped else "",
+        plot=lambda path: plot_parity(names, compared, path),
     )
+
+
+def _mae(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,172 @@
+"""Structures of a file one after another, however many there are: nothing is kept but the one at hand."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egnn_md.data.structures import DataError
+from egnn_md.elements import MAX_ATOMIC_NUMBER, SYMBOLS
+from egnn_md.models.structures import Structure, structure_of
+
+_NUMBER_OF: Final = {symbol: z for z, symbol in enumerate(SYMBOLS) if z} | {
+    str(z): z for z in range(1, MAX_ATOMIC_NUMBER + 1)
+}
+_PLAIN_COLUMNS: Final = "properties=species:s:1:pos:r:3"
+_SPEAKING: Final = ("lattice=", "pbc=", "charge=", "spin=", "charges:r:1", "magmoms:r:1")
+"""What a comment line may say that ase must read."""
+_FRAMES_OF_NPZ: Final = 10_000
+
+Item = tuple[int, "Structure | DataError"]
+"""Place in the file, counted from 0, and the structure, or what is wrong with it."""
+
+
+def stream(path: str | Path, start: int = 0) -> Iterator[Item]:
+    """The structures of a file from number `start` on; those that cannot be read come as a DataError.
+
+    xyz and extxyz, .sdf (V2000) and npz (`n_atoms`, `atomic_numbers`, `positions`) are read here, everything else by
+    ase. Raises DataError if the file is missing, empty or so broken that the next structure cannot be found.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"no such file: {path}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty")
+    readers = {".xyz": _stream_xyz, ".extxyz": _stream_xyz, ".sdf": _stream_sdf, ".npz": _stream_npz}
+    return readers.get(path.suffix.lower(), _stream_ase)(path, start)
+
+
+def _stream_xyz(path: Path, start: int) -> Iterator[Item]:
+    with path.open(errors="replace") as file:
+        index = 0
+        while line := file.readline():
+            if not line.strip():  # ase's writers and people's editors leave empty lines behind
+                continue
+            try:
+                n_atoms = int(line)
+            except ValueError:
+                raise DataError(
+                    f"{path}: where structure {index} should begin with its number of atoms, there is {line.strip()!r}"
+                ) from None
+            block = list(islice(file, n_atoms + 1)) if index >= start else _skip(file, n_atoms + 1)
+            if index >= start:
+                yield index, _parse_xyz(n_atoms, block)
+            index += 1
+        if index == 0:
+            raise DataError(f"{path} holds no structures")
+
+
+def _skip(file: TextIO, n_lines: int) -> list[str]:
+    for _ in islice(file, n_lines):
+        pass
+    return []
+
+
+def _parse_xyz(n_atoms: int, block: list[str]) -> Structure | DataError:
+    """Comment and atom lines of one structure."""
+    if len(block) != n_atoms + 1:
+        return DataError("the file ends inside it")
+    comment, lines = block[0].lower(), block[1:]
+    try:
+        if any(word in comment for word in _SPEAKING) or ("properties=" in comment and _PLAIN_COLUMNS not in comment):
+            import ase.io
+
+            text = f"{n_atoms}\n{''.join(block)}"
+            return structure_of(ase.io.read(io.StringIO(text), format="extxyz"))
+        words = "".join(lines).replace("*^", "e").split()
+        width, rest = divmod(len(words), max(n_atoms, 1))
+        if rest or width < 4:
+            raise ValueError("not every atom has an element and three coordinates")
+        numbers = [_NUMBER_OF.get(word) or _NUMBER_OF[word.capitalize()] for word in words[::width]]
+        coordinates = [[float(word) for word in words[k::width]] for k in (1, 2, 3)]
+        return Structure(np.array(numbers, np.int64), np.array(coordinates).T.copy())
+    except KeyError as error:
+        return DataError(f"it has an unknown element {error}")
+    except Exception as error:  # whatever a parser says of one structure, the next may be sound
+        return DataError(f"it cannot be read: {error or type(error).__name__}")
+
+
+def _stream_sdf(path: Path, start: int) -> Iterator[Item]:
+    from egnn_md.data.qm9 import next_molecule
+
+    with path.open(errors="replace") as file:
+        index = 0
+        while True:
+            place = file.tell()
+            if not file.read(1).strip() and not any(line.strip() for line in iter(file.readline, "")):
+                return
+            file.seek(place)
+            try:
+                numbers, positions = next_molecule(file)
+                item: Structure | DataError = Structure(np.array(numbers, np.int64), np.array(positions))
+            except (ValueError, KeyError, IndexError) as error:
+                item = DataError(f"it cannot be read: {error!r}")
+                for line in iter(file.readline, ""):
+                    if line.startswith("$$$$"):
+                        break
+            if index >= start:
+                yield index, item
+            index += 1
+
+
+def _stream_npz(path: Path, start: int) -> Iterator[Item]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            with archive.open("n_atoms.npy") as file:
+                n_atoms = np.lib.format.read_array(file, allow_pickle=False).astype(np.int64)
+            with archive.open("atomic_numbers.npy") as first, archive.open("positions.npy") as second:
+                numbers, positions = _Column(first), _Column(second)
+                for begin in range(0, len(n_atoms), _FRAMES_OF_NPZ):
+                    counts = n_atoms[begin : begin + _FRAMES_OF_NPZ]
+                    ends = np.cumsum(counts)
+                    z, x = numbers.next(int(ends[-1])), positions.next(int(ends[-1]))
+                    for k in range(max(0, start - begin), len(counts)):
+                        atoms = slice(ends[k] - counts[k], ends[k])
+                        yield begin + k, Structure(z[atoms].astype(np.int64), x[atoms].astype(np.float64))
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is no npz with n_atoms, atomic_numbers and positions, or is cut off: {error}") from None
+
+
+class _Column:
+    """The rows of an array in a zip archive, from front to back."""
+
+    def __init__(self, file: Any) -> None:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, self.dtype = read(file)
+        if fortran or self.dtype.hasobject or shape[1:] not in ((), (3,)):
+            raise ValueError("arrays must be plain numbers in C order")
+        self.file, self.row = file, shape[1:]
+
+    def next(self, n_rows: int) -> NDArray[Any]:
+        """The next rows. Raises ValueError if there are too few."""
+        n_bytes = n_rows * int(np.prod(self.row, dtype=np.int64)) * self.dtype.itemsize
+        data = self.file.read(n_bytes)
+        if len(data) != n_bytes:
+            raise ValueError("fewer atoms than n_atoms says")
+        return np.frombuffer(data, self.dtype).reshape(n_rows, *self.row)
+
+
+def _stream_ase(path: Path, start: int) -> Iterator[Item]:
+    import ase.io
+
+    frames = iter(ase.io.iread(path, index=slice(start, None)))
+    for index in range(start, 2**62):
+        try:
+            atoms = next(frames)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise DataError(
+                f"ase cannot read structure {index} of {path}: {error or type(error).__name__}"
+            ) from error
+        yield index, structure_of(atoms)

@@ -1,0 +1,158 @@
+"""Tables that grow row by row and survive a kill: CSV, JSON lines, or extxyz with the row in the comment line.
+
+Rows go to NAME.part, whole batches at a time; NAME appears when all is done. NAME.part.json says what is being
+written, so that only the same work is resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from egnn_md.data.structures import DataError
+from egnn_md.elements import SYMBOLS
+from egnn_md.models.structures import Structure
+
+Row = Mapping[str, Any]
+"""Values by column: numbers or text; "index" is the structure's place in its file."""
+
+
+class TableError(DataError):
+    """An output that cannot be written as asked; the message says what to do."""
+
+
+class Table:
+    """An output file under way; see the top of this module.
+
+    Parameters
+    ----------
+    path: the finished file; its suffix (.csv, .jsonl, .xyz, .extxyz) chooses the format.
+    columns: names of a row's values, in order.
+    work: what identifies the work (JSON values): a resumed table must have the same.
+    resume: go on with NAME.part. overwrite: replace what is there.
+
+    Raises TableError for an unknown suffix, files in the way, and a NAME.part that is not of this work.
+    """
+
+    def __init__(self, path: Path, columns: list[str], work: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+        if path.suffix not in FORMATS:
+            raise TableError(f"-o {path}: the name must end in {', '.join(FORMATS)}")
+        if not path.absolute().parent.is_dir():
+            raise TableError(f"the folder of {path} does not exist")
+        self.path, self.columns = path, columns
+        self.part = path.with_name(path.name + ".part")
+        self.note = path.with_name(path.name + ".part.json")
+        self._record, records = FORMATS[path.suffix]
+        self.n_rows, self.next_index = 0, 0
+        if path.exists() and not overwrite:
+            raise TableError(f"{path} exists: --overwrite replaces it")
+        if resume and self.part.exists():
+            self._resume(work, records)
+            return
+        if self.part.exists() and not overwrite:
+            raise TableError(f"{self.part} is an unfinished output: --resume goes on with it, --overwrite begins anew")
+        self.note.write_text(json.dumps(work))
+        self._file: BinaryIO = self.part.open("wb")
+        if path.suffix == ".csv":
+            self._file.write((",".join(columns) + "\n").encode())
+
+    def _resume(self, work: dict[str, Any], records: Callable[[BinaryIO], Iterator[tuple[int, int]]]) -> None:
+        """Keep the whole rows, cut off what a kill left half written."""
+        try:
+            same = json.loads(self.note.read_text()) == work
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            raise TableError(f"{self.part} was begun with another model, file or option: --overwrite begins anew")
+        end = 0
+        with self.part.open("rb") as file:
+            if self.path.suffix == ".csv":
+                end = len(file.readline())
+            for end, index in records(file):
+                self.n_rows, self.next_index = self.n_rows + 1, index + 1
+        self._file = self.part.open("r+b")
+        self._file.truncate(end)
+        self._file.seek(end)
+        if end == 0 and self.path.suffix == ".csv":
+            self._file.write((",".join(self.columns) + "\n").encode())
+
+    def write(self, rows: Iterable[tuple[Row, Structure]]) -> None:
+        """Append rows, in the order of their index."""
+        records = [self._record(self.columns, row, structure) for row, structure in rows]
+        self._file.write("".join(records).encode())
+        self._file.flush()
+        self.n_rows += len(records)
+
+    def finish(self) -> None:
+        """The table is complete: give it its name."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self.part, self.path)
+        self.note.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave the table unfinished, to be resumed."""
+        self._file.close()
+
+
+def _number(value: Any) -> str:
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
+
+
+def _csv(columns: list[str], row: Row, structure: Structure) -> str:
+    return ",".join([_number(row[name]) for name in columns]) + "\n"
+
+
+def _jsonl(columns: list[str], row: Row, structure: Structure) -> str:
+    values = {}
+    for name in columns:
+        value = row[name]
+        values[name] = (float(f"{value:.7g}") if value == value else None) if isinstance(value, float) else value
+    return json.dumps(values) + "\n"
+
+
+def _extxyz(columns: list[str], row: Row, structure: Structure) -> str:
+    words = ["Properties=species:S:1:pos:R:3"]
+    words += [f'{name}="{row[name]}"' if isinstance(row[name], str) else f"{name}={_number(row[name])}" for name in columns]
+    atoms = [
+        f"{SYMBOLS[z]} {x:.8f} {y:.8f} {w:.8f}\n"
+        for z, (x, y, w) in zip(structure.atomic_numbers.tolist(), structure.positions.tolist(), strict=True)
+    ]
+    return f"{len(atoms)}\n{' '.join(words)} pbc=\"F F F\"\n{''.join(atoms)}"
+
+
+def _lines(index_of: Callable[[bytes], int]) -> Callable[[BinaryIO], Iterator[tuple[int, int]]]:
+    def records(file: BinaryIO) -> Iterator[tuple[int, int]]:
+        """(end of the record in the file, its index) of every whole line."""
+        end = file.tell()
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            yield end, index_of(line)
+
+    return records
+
+
+def _frames(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """(end, index) of every whole structure."""
+    end = 0
+    while header := file.readline():
+        lines = [header, *(file.readline() for _ in range(int(header) + 1))] if header.endswith(b"\n") else []
+        if not lines or not lines[-1].endswith(b"\n"):
+            return
+        end += sum(map(len, lines))
+        yield end, int(lines[1].split(b" index=")[1].split()[0])
+
+
+_Format = tuple[Callable[[list[str], Row, Structure], str], Callable[[BinaryIO], Iterator[tuple[int, int]]]]
+FORMATS: Final[dict[str, _Format]] = {
+    ".csv": (_csv, _lines(lambda line: int(line.split(b",", 1)[0]))),
+    ".jsonl": (_jsonl, _lines(lambda line: int(json.loads(line)["index"]))),
+    ".xyz": (_extxyz, _frames),
+    ".extxyz": (_extxyz, _frames),
+}
