@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "EGNNCalculator": "egnn_md.calculators.ase_calculator",
     "ExtrapolationWarning": "egnn_md.calculators.extrapolation",
+__all__ = ["EGNNCalculator", "EGNNPropertyCalculator", "ExtrapolationWarning", "OpenShellWarning"]
+
+if TYPE_CHECKING:
+    from egnn_md.calculators.ase_calculator import EGNNCalculator, ExtrapolationWarning, OpenShellWarning
+    from egnn_md.calculators.ase_properties import EGNNPropertyCalculator
+
+_HOMES = {
+    "EGNNCalculator": "egnn_md.calculators.ase_calculator",
+    "EGNNPropertyCalculator": "egnn_md.calculators.ase_properties",
+    "ExtrapolationWarning": "egnn_md.calculators.ase_calculator",
     "OpenShellWarning": "egnn_md.calculators.ase_calculator",
     "create_openmm_force": "egnn_md.calculators.openmm_force",
     "create_system": "egnn_md.calculators.openmm_force",

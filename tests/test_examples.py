@@ -14,8 +14,9 @@ import pytest
 from ase.build import molecule
 from ase.io import read, write
 
-from egnn_md.checkpoint import read_header, save
+from egnn_md.checkpoint import read_header, save, shipped_models
 from egnn_md.models.potential import Potential
+from egnn_md.targets import BY_NAME
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TESTED = {
@@ -31,6 +32,7 @@ TESTED = {
     "relax_and_vibrations",
     "train_on_your_data",
 }
+TESTED = {"properties", "ase_md", "relax_and_vibrations", "train_on_your_data", "committee", "demo"}
 SHORT_TRAINING = """
 name = "tiny"
 [data]
@@ -210,3 +212,9 @@ def test_openmm_restart(portable: list[str], checkpoint_file: Path, capsys: pyte
     checkpoint_file.unlink()  # the model is in system.xml
     example("openmm_restart").main(words)
     assert capsys.readouterr().out.splitlines() == ["steps 0 to 5, saved in saved", "steps 5 to 10, saved in saved"]
+def test_properties(capsys: pytest.CaptureFixture[str]) -> None:
+    if not {"organic-xtb", "qm9"} <= set(shipped_models()):
+        pytest.skip("the shipped checkpoints are not in this tree")
+    example("properties").main("H2O")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [*BY_NAME, "extrapolation"]

@@ -10,6 +10,7 @@ import typer
 
 from egnn_md.cli import data, evaluate, md, models, relax, rollout, train
 from egnn_md.cli import convert, evaluate, md, models, predict, relax, train
+from egnn_md.cli import convert, download, evaluate, md, models, predict, relax, train
 from egnn_md.cli.outcome import plain_warnings, report_error
 
 app = typer.Typer(
@@ -62,6 +63,7 @@ app.command("rollout")(rollout.rollout)
 app.add_typer(data.app, name="data")
 app.command("predict")(predict.predict)
 app.command("convert")(convert.convert)
+app.command("download")(download.download)
 app.command("info")(models.info)
 app.command("models")(models.models)
 

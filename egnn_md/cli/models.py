@@ -70,6 +70,11 @@ def _rows(values: dict[str, Any]) -> list[list[str]]:
     if references:
         named = zip(elements, references, strict=False)
         rows.append(["reference energies", ", ".join(f"{symbols([z])} {energy:.4f} eV" for z, energy in named)])
+    named = zip(elements, references, strict=False)
+    if references:
+        rows.append(["reference energies", ", ".join(f"{symbols([z])} {energy:.4f} eV" for z, energy in named)])
+    for name in ("offsets", "scales", "references"):  # of a property model: nothing to read
+        config.pop(name, None)
     rows.append(["network", _text(config)])
     rows.append(["training data", _text(values.get("training_data", "not recorded"))])
     rows += _held_out(values.get("held_out"))
@@ -92,6 +97,8 @@ def _errors(values: dict[str, Any]) -> str:
     parts = []
     for name, value in values.items():
         if isinstance(value, dict):
+            if isinstance(value.get("mae"), float):  # a property
+                parts.append(f"{name} {value['mae']:.4g} {value['unit']}")
             continue
         unit = units.get(name.split("_")[0], "") if name.endswith(("mae", "rmse")) else ""
         number = f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -26,7 +26,7 @@ def predict(
     file: Annotated[Path, typer.Argument(help="Structures: xyz, extxyz, sdf, npz, or anything else ase reads.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .csv, .jsonl or .extxyz.")],
     model: Annotated[str, typer.Option(help="A shipped model's name, or a checkpoint.")] = "qm9",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad structures out, instead of stopping.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad structures out.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an output that was interrupted.")] = False,
     overwrite: Overwrite = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -155,8 +155,8 @@ class _Run:
 
 def _text(values: dict[str, Any]) -> str:
     return (
-        f"{values['output']}: {values['n']} structures, {values['n_skipped']} skipped, {values['n_flagged']} flagged as "
-        f"{FAR_AWAY}; {values['structures_per_second']:g} a second"
+        f"{values['output']}: {values['n']} structures, {values['n_skipped']} skipped, "
+        f"{values['n_flagged']} flagged as {FAR_AWAY}; {values['structures_per_second']:g} a second"
     )
 
 

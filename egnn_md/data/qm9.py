@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import re
 import tarfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -118,11 +117,10 @@ def read_qm9(path: str | Path, uncharacterized: str | Path | None = None) -> Mol
     if path.suffix == ".npz":
         return replace(_read_npz(path), sources=(_source(path),))
     if path.is_dir():
-        molecules, sources = _from_xyz(_folder(path), path), ()
-    elif path.suffix == ".sdf":
-        molecules, sources = _read_sdf(path), (_source(path),)
+        molecules = _from_xyz(_folder(path), path)
     else:
-        molecules, sources = _from_xyz(_archive(path), path), (_source(path),)
+        molecules = _read_sdf(path) if path.suffix == ".sdf" else _from_xyz(_archive(path), path)
+    sources = () if path.is_dir() else (_source(path),)
     return replace(_divided(molecules, path, uncharacterized), sources=sources)
 
 

@@ -131,9 +131,9 @@ def _stream_npz(path: Path, start: int) -> Iterator[Item]:
                         atoms = slice(ends[k] - counts[k], ends[k])
                         yield begin + k, Structure(z[atoms].astype(np.int64), x[atoms].astype(np.float64))
     except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is no npz with n_atoms, atomic_numbers and positions, or is cut off: {error}") from None
+        raise DataError(
+            f"{path} is no npz with n_atoms, atomic_numbers and positions, or is cut off: {error}"
+        ) from error
 
 
 class _Column:
@@ -166,7 +166,5 @@ def _stream_ase(path: Path, start: int) -> Iterator[Item]:
         except StopIteration:
             return
         except Exception as error:
-            raise DataError(
-                f"ase cannot read structure {index} of {path}: {error or type(error).__name__}"
-            ) from error
+            raise DataError(f"ase cannot read structure {index} of {path}: {error or type(error).__name__}") from error
         yield index, structure_of(atoms)

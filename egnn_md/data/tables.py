@@ -71,8 +71,8 @@ class Table:
         with self.part.open("rb") as file:
             if self.path.suffix == ".csv":
                 end = len(file.readline())
-            for end, index in records(file):
-                self.n_rows, self.next_index = self.n_rows + 1, index + 1
+            for place, index in records(file):
+                end, self.n_rows, self.next_index = place, self.n_rows + 1, index + 1
         self._file = self.part.open("r+b")
         self._file.truncate(end)
         self._file.seek(end)
@@ -117,12 +117,12 @@ def _jsonl(columns: list[str], row: Row, structure: Structure) -> str:
 
 def _extxyz(columns: list[str], row: Row, structure: Structure) -> str:
     words = ["Properties=species:S:1:pos:R:3"]
-    words += [f'{name}="{row[name]}"' if isinstance(row[name], str) else f"{name}={_number(row[name])}" for name in columns]
+    words += [f'{n}="{row[n]}"' if isinstance(row[n], str) else f"{n}={_number(row[n])}" for n in columns]
     atoms = [
         f"{SYMBOLS[z]} {x:.8f} {y:.8f} {w:.8f}\n"
         for z, (x, y, w) in zip(structure.atomic_numbers.tolist(), structure.positions.tolist(), strict=True)
     ]
-    return f"{len(atoms)}\n{' '.join(words)} pbc=\"F F F\"\n{''.join(atoms)}"
+    return f'{len(atoms)}\n{" ".join(words)} pbc="F F F"\n{"".join(atoms)}'
 
 
 def _lines(index_of: Callable[[bytes], int]) -> Callable[[BinaryIO], Iterator[tuple[int, int]]]:

@@ -38,8 +38,8 @@ def from_authors(state: Any, target: str | None = None, mean: float = 0.0, devia
     width = _shape(state, "embedding.weight")
     if n_layers == 0 or width[1] != N_POWERS * len(ELEMENTS):
         raise ConversionError(
-            f"{n_layers} layers and an embedding of {width[1]} inputs: the authors' QM9 network has gcl_0, gcl_1, … and "
-            f"{N_POWERS * len(ELEMENTS)} inputs (five elements, charges to the powers 0, 1, 2)"
+            f"{n_layers} layers and an embedding of {width[1]} inputs: the authors' QM9 network has layers gcl_0, "
+            f"gcl_1, … and {N_POWERS * len(ELEMENTS)} inputs (five elements, charges to the powers 0, 1, 2)"
         )
     if target is not None and target not in BY_NAME:
         raise ConversionError(f"unknown property {target!r}: use one of {', '.join(BY_NAME)}")
@@ -95,7 +95,7 @@ def _translated(state: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
         else:
             if value.shape != (width, 2 * width + 1):
                 raise ConversionError(f"{key} has shape {tuple(value.shape)}: edge attributes are not supported")
-            parts = value.split([width, width, 1], 1)
+            parts = torch.split(value, [width, width, 1], 1)
             for part, weight in zip(("source", "target", "pair"), parts, strict=True):
                 ours[f"{layer}edge_model.{part}.weight"] = weight.contiguous()
     return ours

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from egnn_md.elements import MAX_ATOMIC_NUMBER, symbols
 from egnn_md.graph import Graph
-from egnn_md.models.property_networks import READOUTS, MoleculeBatch, NetworkOutput, PaperNetwork, VectorNetwork
 from egnn_md.models.potential import UnsupportedElement
+from egnn_md.models.property_networks import READOUTS, MoleculeBatch, NetworkOutput, PaperNetwork, VectorNetwork
 from egnn_md.models.structures import Structure, batches, structures_of
 from egnn_md.neighbors import molecules_graph
 from egnn_md.nn.familiarity import Familiarity

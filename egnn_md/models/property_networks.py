@@ -5,6 +5,7 @@ Both turn a batch of molecules into normalised outputs; `egnn_md.models.property
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -88,7 +89,8 @@ class PaperNetwork(nn.Module):
         return NetworkOutput(self.graph_decoder(pooled), state.features, pooled)
 
 
-class _Edges(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Edges:
     """Functions of the edge vectors that `VectorEGCL` reads."""
 
     index: Tensor
@@ -156,7 +158,7 @@ class VectorNetwork(nn.Module):
     def _moments(self, atom: Tensor, v: Tensor, by_atom: Tensor, molecules: MoleculeBatch) -> dict[str, Tensor]:
         """Dipole moment and spatial extent."""
         rho, n = molecules.centred, molecules.n_molecules
-        charge, extent_charge, own_extent = by_atom[:, len(SUMS) :].split(1, -1)
+        charge, extent_charge, own_extent = torch.split(by_atom[:, len(SUMS) :], 1, -1)
         gates = self.vector_gates(atom).reshape(-1, 1, 2, v.shape[-1])
         dipole, extent_vector = (v.unsqueeze(2) * gates).mean(-1).unbind(-1)
         # Σ ρ need not vanish: charges that do not add up to zero would make the dipole depend on the origin.
@@ -175,7 +177,7 @@ class VectorNetwork(nn.Module):
         chosen = values.reshape(values.shape[0], N_HEADS, -1) * weights.unsqueeze(-1)
         ones = torch.ones_like(weights[:, :1])
         summed = segment_sum(torch.cat([chosen.flatten(1), values, weights, ones], 1), batch, n)
-        chosen, mean, total, count = summed.split([values.shape[1], values.shape[1], N_HEADS, 1], 1)
+        chosen, mean, total, count = torch.split(summed, [values.shape[1], values.shape[1], N_HEADS, 1], 1)
         heads = chosen.reshape(n, N_HEADS, -1) / total.unsqueeze(-1)
         return torch.cat([heads.flatten(1), mean / count], 1)
 

@@ -15,7 +15,7 @@ from egnn_md.training.optimizer import build_optimizer, schedule
 from egnn_md.training.task import Task
 
 
-def _moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
     """Exponential moving average that follows more closely while training is young."""
 
     @torch.no_grad()
@@ -34,7 +34,7 @@ class TaskModule(LightningModule):
         self.task = task
         self.model = model
         self.config = config
-        self.average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema_decay))
+        self.average = AveragedModel(model, multi_avg_fn=moving_average(config.ema_decay))
         self.average.requires_grad_(False)
         self._error_sums: list[Tensor] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, TypedDict, cast
 
 import numpy as np
 import torch
@@ -153,7 +153,7 @@ class PropertyTask:
         self.data = read_qm9(files[0])
         self.train, self.valid, self.test = divide(self.data, config.data.n_train, config.seed)
         self._loss: PropertyLoss | None = None
-        self._deviation = _mean_absolute_deviation(self.train, self.targets)
+        self._deviation = mean_absolute_deviation(self.train, self.targets)
 
     def build_model(self) -> PropertyModel:
         """A new model for the elements of the training molecules, or the one of `init_from`."""
@@ -222,20 +222,29 @@ def divide(data: Molecules, n_train: int | None, seed: int) -> tuple[Molecules, 
     elements = np.unique(train.atomic_numbers)
     valid, test = data.side("valid").having(elements), data.side("test").having(elements)
     if len(train) == 0 or len(valid) == 0:
-        raise DataError("the data has no training or no validation molecules: it needs the paper's split (see the guide)")
+        raise DataError("no training or no validation molecules: the data needs the paper's split (see the guide)")
     return train, valid, test
 
 
-def _mean_absolute_deviation(molecules: Molecules, targets: tuple[str, ...]) -> Tensor:
+def mean_absolute_deviation(molecules: Molecules, targets: tuple[str, ...]) -> Tensor:
+    """Of the labels of each target from their mean, (n_targets,) float64; 1 where there are none."""
     labels = molecules.labels()[:, [NAMES.index(name) for name in targets]]
     deviation = np.nanmean(np.abs(labels - np.nanmean(labels, 0)), 0)
     return torch.from_numpy(np.where(deviation > 0, deviation, 1.0))
 
 
+class Normalisation(TypedDict):
+    """These fields of `PropertyConfig`."""
+
+    offsets: tuple[float, ...]
+    scales: tuple[float, ...]
+    references: tuple[float, ...]
+
+
 def fit_normalisation(
     molecules: Molecules, elements: tuple[int, ...], network: str, targets: tuple[str, ...]
-) -> dict[str, tuple[float, ...]]:
-    """Offsets, scales and references of `PropertyConfig`, from labels of training molecules.
+) -> Normalisation:
+    """Offsets, scales and references, from labels of training molecules.
 
     Network "paper": mean and mean absolute deviation, after subtracting atomic references. Network "vectors": what
     sums over atoms is first explained by the composition, by least squares, and the scale is the mean absolute rest.
@@ -277,10 +286,9 @@ def nuclear_extent(molecules: Molecules) -> NDArray[np.float64]:
     positions = molecules.positions.astype(np.float64)
     centre = np.add.reduceat(mass * positions, first) / np.add.reduceat(mass, first)
     rho = positions - np.repeat(centre, molecules.n_atoms, 0)
-    return cast(
-        NDArray[np.float64],
-        np.add.reduceat(molecules.atomic_numbers * (rho**2).sum(1), first) / ANGSTROM_PER_BOHR**2,
-    )
+    squares = molecules.atomic_numbers * (rho**2).sum(1)
+    extent: NDArray[np.float64] = np.add.reduceat(squares, first) / ANGSTROM_PER_BOHR**2
+    return extent
 
 
 class PropertyLoss:
@@ -317,17 +325,14 @@ class _Terms(nn.Module):
         self.deviation: Tensor
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        labels = inputs[5]
-        molecules = MoleculeBatch(*inputs[:5], n_molecules=labels.shape[0])
+        vectors, centred, species, edge_index, batch, labels = inputs
+        molecules = MoleculeBatch(vectors, centred, species, edge_index, batch, labels.shape[0])
         out = self.model.network(molecules)
         known = ~torch.isnan(labels)
         error = torch.where(known, self.model.properties(out, molecules) - labels, 0.0).abs()
         deviation = self.deviation.to(error)
         mean = error.sum(0) / (known.sum(0).clamp(min=1) * deviation)
-        if self.kind == "l1":
-            accuracy = mean.mean()
-        else:
-            accuracy = torch.log(mean + SMALLEST_ERROR).mean()
+        accuracy = mean.mean() if self.kind == "l1" else torch.log(mean + SMALLEST_ERROR).mean()
         if self.model.error_model is None:
             return accuracy, accuracy, torch.zeros_like(accuracy)
         b = self.model.uncertainty(out)

@@ -104,7 +104,7 @@ def coverage(compared: Compared, target: int) -> FloatArray:
 
 
 def plot_calibration(names: tuple[str, ...], compared: Compared, picture: Path) -> None:
-    """How often the truth lies within what the model promises, for each target; nothing for a model without promises."""
+    """How often the truth lies within what the model promises, for each target; nothing if it promises nothing."""
     if np.isnan(compared.uncertainty).all():
         return
     figure, axes = new_figure(5.0)

@@ -80,9 +80,7 @@ def moleculenet(folder: Path) -> Path:
     for text in (METHANE, WATER):
         index, _, positions, properties = parse_xyz(text)
         symbols = [line.split()[0] for line in text.splitlines()[2 : 2 + len(positions)]]
-        atoms = [
-            "".join(f"{c:10.4f}" for c in x) + f" {s:<3} 0  0\n" for x, s in zip(positions, symbols, strict=True)
-        ]
+        atoms = ["".join(f"{c:10.4f}" for c in x) + f" {s:<3} 0  0\n" for x, s in zip(positions, symbols, strict=True)]
         records.append(f"gdb_{index}\n -x-\n\n{len(atoms):3d}  0  0  0 V2000\n{''.join(atoms)}M  END\n$$$$\n")
         rows.append(",".join([f"gdb_{index}", "1.0", *map(str, properties), "0"]))
     (folder / "gdb9.sdf").write_text("".join(records))
@@ -132,7 +130,7 @@ def test_split_is_the_papers(excluded: np.ndarray) -> None:
     split = paper_split(everything, excluded)
     assert np.bincount(split[split >= 0]).tolist() == [100_000, 17_748, 13_083]
     assert set(everything[split < 0]) == set(excluded)
-    # numpy's generator of seed 0 is fixed for ever; none of the first thousand is excluded, so the first ranks are known
+    # Seed 0 is fixed for ever, and none of the first thousand is excluded: their ranks are known.
     order = np.random.RandomState(0).permutation(N_MOLECULES - N_UNCHARACTERIZED)
     first = np.isin(np.arange(1000), order[:100_000])
     assert ((split[:1000] == 0) == first).all()
@@ -167,7 +165,7 @@ def test_broken_files_are_named(spoil: object, message: str, tmp_path: Path) -> 
     folder = folder_of_files(tmp_path)
     (folder / "dsgdb9nsd_000003.xyz").write_text(spoil(WATER))  # type: ignore[operator]
     with pytest.raises(DataError, match=message):
-        read_qm9(folder, uncharacterized=None) if message != "x" else None
+        read_qm9(folder)
 
 
 def test_broken_sources_are_refused(tmp_path: Path, excluded: np.ndarray) -> None:

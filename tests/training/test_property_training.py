@@ -1,0 +1,303 @@
+"""The task "property": what its loss and normalisation promise; predict, evaluate and convert on the command line."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+from ase.collections import g2
+
+from egnn_md.checkpoint import load, read_header, save
+from egnn_md.cli import main
+from egnn_md.data.qm9 import Molecules, write_qm9
+from egnn_md.models.property import PropertyConfig, PropertyModel
+from egnn_md.targets import NAMES, TARGETS
+from egnn_md.training.property import (
+    MoleculeBatches,
+    PropertyLoss,
+    PropertyTrainingConfig,
+    fit_normalisation,
+    mean_absolute_deviation,
+)
+from egnn_md.training.property_metrics import COVERAGES, Compared, calibrate, coverage
+
+ORGANIC = (1, 6, 7, 8)
+SMALL: dict[str, Any] = {"hidden_dim": 8, "message_dim": 8, "n_layers": 1, "n_vectors": 2, "n_radial": 4}
+CONFIG = """
+task = "property"
+name = "tiny"
+[data]
+files = ["qm9.npz"]
+[model]
+hidden_dim = 8
+message_dim = 8
+n_layers = 1
+n_vectors = 2
+n_radial = 4
+[training]
+max_steps = 4
+batch_size = 8
+validate_every = 4
+"""
+
+
+def molecules(seed: int = 0) -> Molecules:
+    """ASE's small molecules of H, C, N, O, and some with F on the test side, with made-up labels, some missing."""
+    random = np.random.default_rng(seed)
+    known = [molecule(name) for name in g2.names if set(molecule(name).numbers) <= set(ORGANIC)]
+    known = [atoms for atoms in known if len(atoms) > 1]
+    foreign = [molecule(name) for name in ("CH3Cl", "CF4", "HF") if 17 not in molecule(name).numbers]
+    atoms = known + foreign
+    targets = random.normal(size=(len(atoms), len(NAMES)))
+    targets += np.array([[len(a)] for a in atoms])
+    targets[random.random(targets.shape) < 0.3] = np.nan
+    split = np.arange(len(atoms)) % 3
+    split[len(known) :] = 2
+    return Molecules(
+        index=np.arange(1, len(atoms) + 1),
+        n_atoms=np.array([len(a) for a in atoms]),
+        atomic_numbers=np.concatenate([a.numbers for a in atoms]),
+        positions=np.concatenate([a.positions for a in atoms]),
+        targets=targets,
+        split=split.astype(np.int8),
+    )
+
+
+def model_for(data: Molecules, network: str = "vectors") -> PropertyModel:
+    torch.manual_seed(0)
+    normalisation = fit_normalisation(data.having(ORGANIC), ORGANIC, network, NAMES)
+    model = PropertyModel(PropertyConfig(ORGANIC, **normalisation, network=network, **SMALL))  # type: ignore[arg-type]
+    model.familiarity.fit(torch.randn(400, 8), torch.arange(4).repeat(100))
+    return model
+
+
+@pytest.mark.parametrize(("network", "kind"), [("vectors", "relative"), ("paper", "l1")])
+def test_missing_labels_pull_at_nothing(network: str, kind: str) -> None:
+    """Gradients are those of the labels there are: what stands where one is missing cannot matter."""
+    data = molecules().having(ORGANIC)
+    model = model_for(data, network)
+    settings = PropertyTrainingConfig(max_steps=1, loss=kind)  # type: ignore[arg-type]
+    batch = MoleculeBatches(data, NAMES)[list(range(12))]
+    loss = PropertyLoss(model, settings, mean_absolute_deviation(data, NAMES))
+    loss(batch)[0].backward()
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    assert any(bool(gradient.any()) for gradient in gradients)
+
+    expected = (model(batch.graph(model.config.reach)).values - batch.labels).abs().nanmean(0)
+    scaled = expected / mean_absolute_deviation(data, NAMES)
+    wanted = scaled.mean() if kind == "l1" else torch.log(scaled + 1e-4).mean()
+    assert float(loss(batch)[1]) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_a_compiled_step_has_the_same_gradients() -> None:
+    """Also where the uncertainty's share must not reach the features: `detach` survives the compiler."""
+    data = molecules().having(ORGANIC)
+    found = []
+    for compiled in (False, True):
+        model = model_for(data)
+        loss = PropertyLoss(model, PropertyTrainingConfig(max_steps=1, compile=compiled), torch.ones(12).double())
+        loss(MoleculeBatches(data, NAMES)[list(range(12))])[0].backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert gradient.numpy() == pytest.approx(found[1][name].numpy(), rel=1e-3, abs=1e-5), name
+
+
+def test_normalisation_explains_what_is_additive() -> None:
+    """Labels that are a sum over atoms leave nothing to learn; the paper's are mean and mean absolute deviation."""
+    data = molecules().having(ORGANIC)
+    data.targets[:, NAMES.index("alpha")] = data.counts(ORGANIC) @ [1.0, 7.0, 6.0, 5.0] + 2.0
+    ours = fit_normalisation(data, ORGANIC, "vectors", NAMES)
+    assert ours["scales"][0] == pytest.approx(1e-6)
+    assert ours["references"][::10] == pytest.approx((1.0, 7.0, 6.0, 5.0))
+    (offset,), (scale,) = (
+        fit_normalisation(data, ORGANIC, "paper", ("alpha",))[name] for name in ("offsets", "scales")
+    )
+    alpha = data.targets[:, NAMES.index("alpha")]
+    assert offset == pytest.approx(alpha.mean())
+    assert scale == pytest.approx(np.abs(alpha - alpha.mean()).mean())
+
+
+def test_calibration_makes_errors_what_is_promised() -> None:
+    model = model_for(molecules())
+    random = np.random.default_rng(0)
+    errors = random.laplace(scale=3.0, size=(20_000, 12))
+    calibrate(model, Compared(np.zeros_like(errors), errors, np.ones_like(errors)))
+    assert model.calibration.numpy() == pytest.approx(np.full(12, 3.0), rel=0.05)
+    promised = Compared(np.zeros_like(errors), errors, np.full_like(errors, 3.0))
+    assert coverage(promised, 0) == pytest.approx(COVERAGES, abs=0.02)
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run `egnn-md …` in an empty folder: exit code, JSON on stdout or None, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, Any, str]:
+        code = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return code, json.loads(out) if out.startswith("{") else None, err
+
+    return run
+
+
+def test_train_and_evaluate(call: Callable[..., Any], tmp_path: Path) -> None:
+    data = molecules()
+    write_qm9(data, tmp_path / "qm9.npz")
+    (tmp_path / "tiny.toml").write_text(CONFIG)
+    code, trained, err = call("train", "tiny.toml", "-o", "run", "--json")
+    assert code == 0, err
+    assert set(trained["held_out"]) == {"valid", "test"}
+    assert {"parity.png", "calibration.png", "learning_curve.png"} <= {
+        file.name for file in (tmp_path / "run").iterdir()
+    }
+    labelled = np.isfinite(data.side("train").targets).sum(0).tolist()
+    assert list(read_header(trained["model"])["training_data"]["labels"].values()) == labelled
+
+    code, errors, err = call("evaluate", trained["model"], "qm9.npz", "--split", "test", "--json")
+    assert code == 0, err
+    test = data.side("test")
+    sound = test.having(ORGANIC)
+    assert errors.pop("n_skipped") == len(test) - len(sound) == 2
+    assert list(errors) == list(NAMES)
+    assert [entry["unit"] for entry in errors.values()] == [target.unit for target in TARGETS]
+    assert [entry["n"] for entry in errors.values()] == np.isfinite(sound.targets).sum(0).tolist()
+    assert errors["mu"]["mae"] == pytest.approx(trained["held_out"]["test"]["mu"]["mae"], rel=1e-4)
+    code, everything, _ = call("evaluate", trained["model"], "qm9.npz", "--json")
+    assert code == 0
+    assert everything["mu"]["n"] == int(np.isfinite(data.having(ORGANIC).targets[:, 0]).sum())
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    save(model_for(molecules()), tmp_path / "model.safetensors", {"name": "random"})
+    return tmp_path / "model.safetensors"
+
+
+def write_structures(path: Path, *, bad: bool) -> list[str]:
+    names = ["CH4", "H2O", "CH3CH2OH", "C6H6", "NH3", "HCN", "H2CO"]
+    atoms = [molecule(name) for name in names]
+    if bad:
+        atoms[2] = molecule("CF4")
+    ase.io.write(path, atoms, format="extxyz")
+    return [a.get_chemical_formula("hill") for a in atoms]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_predict_writes_what_the_model_says(call: Callable[..., Any], model_file: Path, tmp_path: Path) -> None:
+    formulas = write_structures(tmp_path / "a.extxyz", bad=False)
+    code, summary, err = call("predict", "a.extxyz", "-o", "out.csv", "--model", model_file, "--json")
+    assert (code, summary["n"], summary["n_skipped"]) == (0, 7, 0), err
+    rows = table(tmp_path / "out.csv")
+    assert [row["formula"] for row in rows] == formulas
+    model = load(model_file)
+    assert isinstance(model, PropertyModel)
+    expected = model.predict(ase.io.read(tmp_path / "a.extxyz", ":"), uncertainty=True)
+    for target in TARGETS:
+        assert {row[f"{target.name}_unit"] for row in rows} == {target.unit}
+        for name in (target.name, f"{target.name}_uncertainty"):
+            assert [float(row[name]) for row in rows] == pytest.approx(expected[name], rel=1e-4)
+    assert {row["flag"] != "" for row in rows if float(row["extrapolation"]) > 1.5} <= {True}
+    code, _, err = call("predict", "a.extxyz", "-o", "out.csv", "--model", model_file)
+    assert code == 2
+    assert "--overwrite" in err
+
+
+def test_bad_structures_stop_it_or_are_skipped(call: Callable[..., Any], model_file: Path, tmp_path: Path) -> None:
+    write_structures(tmp_path / "a.extxyz", bad=True)
+    words = ("predict", "a.extxyz", "-o", "out.csv", "--model", model_file, "--json")
+    code, _, err = call(*words)
+    assert code == 2
+    assert "structure 2" in err
+    assert "F" in err
+    assert not (tmp_path / "out.csv").exists()
+    code, summary, err = call(*words, "--resume", "--skip-bad")
+    assert code == 0, err
+    assert (summary["n"], summary["n_skipped"]) == (6, 1)
+    assert "structure 2 skipped" in err
+    assert [row["index"] for row in table(tmp_path / "out.csv")] == ["0", "1", "3", "4", "5", "6"]
+
+
+def test_a_prediction_that_was_killed_goes_on(
+    call: Callable[..., Any], model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost, nothing is there twice."""
+    from egnn_md.models import structures
+
+    monkeypatch.setattr(structures, "PAIRS_AT_ONCE", 100)
+    write_structures(tmp_path / "a.extxyz", bad=False)
+    words = ("predict", "a.extxyz", "-o", "out.jsonl", "--model", model_file, "--json")
+    predict, calls = PropertyModel.predict_batch, []
+
+    def dies(self: PropertyModel, batch: Any) -> Any:
+        calls.append(len(batch))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return predict(self, batch)
+
+    monkeypatch.setattr(PropertyModel, "predict_batch", dies)
+    assert call(*words)[0] == 130
+    before = len((tmp_path / "out.jsonl.part").read_text().splitlines())
+    assert 0 < before < 7
+    code, summary, err = call(*words, "--resume")
+    assert code == 0, err
+    assert summary["n"] == 7
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == list(range(7))
+
+
+def test_convert(call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    literal = importlib.import_module("_authors_qm9")
+    torch.manual_seed(0)
+    theirs = literal.LiteralEGNN(width=16, n_layers=2)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+    code, made, err = call("convert", "theirs.pt", "-o", "mine.safetensors", "--json")
+    assert code == 0, err
+    assert made["target"] == "output"
+    atoms = molecule("CH3CH2OH")
+    model = load(tmp_path / "mine.safetensors")
+    assert isinstance(model, PropertyModel)
+    padded = literal.pad([torch.from_numpy(atoms.numbers)], [torch.from_numpy(atoms.positions)])
+    assert model.predict(atoms)["output"] == pytest.approx(theirs(padded).item(), rel=1e-5)
+    with_target = ("convert", "theirs.pt", "-o", "mine.safetensors", "--overwrite", "--target", "homo")
+    assert call(*with_target)[0] == 2
+    assert call(*with_target, "--mean", -6500, "--mad", 440)[0] == 0
+    (tmp_path / "rubbish.pt").write_bytes(b"no weights")
+    code, _, err = call("convert", "rubbish.pt", "-o", "b.safetensors")
+    assert code == 2
+    assert "Traceback" not in err
+    assert "rubbish.pt" in err
+
+
+def test_ase_calculator(model_file: Path) -> None:
+    from egnn_md.calculators import EGNNPropertyCalculator
+
+    atoms = molecule("CH3CH2OH")
+    calculator = EGNNPropertyCalculator(model_file)
+    atoms.calc = calculator
+    values = calculator.model.predict(atoms)
+    free_atoms = -2 * 37.846772 - 75.064579 - 6 * 0.500273
+    energy = free_atoms * 27.211386 + 1e-3 * (values["u0"] - values["zpve"])
+    assert atoms.get_potential_energy() == pytest.approx(energy, rel=1e-6)
+    assert atoms.calc.results["gap"] == pytest.approx(values["gap"])
+    with pytest.raises(NotImplementedError):
+        atoms.get_forces()
