@@ -43,6 +43,8 @@ def _root(
 
         egnn-md relax molecule.xyz -o relaxed.xyz   # the nearest minimum
 
+        egnn-md predict molecules.xyz -o table.csv  # polarizability, gap, heat capacity, …
+
         egnn-md info organic-xtb                    # what the model knows
 
         egnn-md train config.toml                   # a potential of your own

@@ -86,7 +86,7 @@ class _Run:
 
         self.model, self.table, self.skip_bad = model, table, skip_bad
         self.n_skipped = table.next_index - table.n_rows
-        self.n_flagged, self.n_now, self.start = 0, 0, time.monotonic()
+        self.n_now, self.start = 0, time.monotonic()
         self.units = {f"{name}_unit": unit_of(name) for name in model.config.targets}
         self.failure: ValueError | None = None
 
@@ -135,7 +135,6 @@ class _Run:
         for k, (index, structure) in enumerate(zip(indices, batch, strict=True)):
             row: dict[str, Any] = {name: values[k] for name, values in columns.items()}
             far = row["extrapolation"] > FAR
-            self.n_flagged += far
             row |= self.units
             row |= {"index": index, "formula": structure.formula(), "flag": FAR_AWAY if far else ""}
             rows.append((row, structure))
@@ -147,7 +146,7 @@ class _Run:
         return {
             "n": self.table.n_rows,
             "n_skipped": self.n_skipped,
-            "n_flagged": self.n_flagged,
+            "n_flagged": self.table.n_flagged,
             "seconds": round(seconds, 3),
             "structures_per_second": round(self.n_now / max(seconds, 1e-9), 1),
         }

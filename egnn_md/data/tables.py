@@ -30,7 +30,7 @@ class Table:
     Parameters
     ----------
     path: the finished file; its suffix (.csv, .jsonl, .xyz, .extxyz) chooses the format.
-    columns: names of a row's values, in order.
+    columns: names of a row's values, in order; the first is "index", the last "flag", empty text for most rows.
     work: what identifies the work (JSON values): a resumed table must have the same.
     resume: go on with NAME.part. overwrite: replace what is there.
 
@@ -46,7 +46,7 @@ class Table:
         self.part = path.with_name(path.name + ".part")
         self.note = path.with_name(path.name + ".part.json")
         self._record, records = FORMATS[path.suffix]
-        self.n_rows, self.next_index = 0, 0
+        self.n_rows, self.n_flagged, self.next_index = 0, 0, 0
         if path.exists() and not overwrite:
             raise TableError(f"{path} exists: --overwrite replaces it")
         if resume and self.part.exists():
@@ -59,7 +59,7 @@ class Table:
         if path.suffix == ".csv":
             self._file.write((",".join(columns) + "\n").encode())
 
-    def _resume(self, work: dict[str, Any], records: Callable[[BinaryIO], Iterator[tuple[int, int]]]) -> None:
+    def _resume(self, work: dict[str, Any], records: Records) -> None:
         """Keep the whole rows, cut off what a kill left half written."""
         try:
             same = json.loads(self.note.read_text()) == work
@@ -71,8 +71,9 @@ class Table:
         with self.part.open("rb") as file:
             if self.path.suffix == ".csv":
                 end = len(file.readline())
-            for place, index in records(file):
+            for place, index, flagged in records(file):
                 end, self.n_rows, self.next_index = place, self.n_rows + 1, index + 1
+                self.n_flagged += flagged
         self._file = self.part.open("r+b")
         self._file.truncate(end)
         self._file.seek(end)
@@ -81,7 +82,9 @@ class Table:
 
     def write(self, rows: Iterable[tuple[Row, Structure]]) -> None:
         """Append rows, in the order of their index."""
+        rows = list(rows)
         records = [self._record(self.columns, row, structure) for row, structure in rows]
+        self.n_flagged += sum(bool(row["flag"]) for row, _ in rows)
         self._file.write("".join(records).encode())
         self._file.flush()
         self.n_rows += len(records)
@@ -125,34 +128,44 @@ def _extxyz(columns: list[str], row: Row, structure: Structure) -> str:
     return f'{len(atoms)}\n{" ".join(words)} pbc="F F F"\n{"".join(atoms)}'
 
 
-def _lines(index_of: Callable[[bytes], int]) -> Callable[[BinaryIO], Iterator[tuple[int, int]]]:
-    def records(file: BinaryIO) -> Iterator[tuple[int, int]]:
-        """(end of the record in the file, its index) of every whole line."""
+Records = Callable[[BinaryIO], Iterator[tuple[int, int, bool]]]
+"""Of every whole record: where it ends in the file, its index, whether it is flagged."""
+
+
+def _lines(read: Callable[[bytes], tuple[int, bool]]) -> Records:
+    def records(file: BinaryIO) -> Iterator[tuple[int, int, bool]]:
         end = file.tell()
         for line in file:
             if not line.endswith(b"\n"):
                 return
             end += len(line)
-            yield end, index_of(line)
+            yield end, *read(line)
 
     return records
 
 
-def _frames(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """(end, index) of every whole structure."""
+def _csv_line(line: bytes) -> tuple[int, bool]:
+    return int(line.split(b",", 1)[0]), not line.endswith(b",\n")
+
+
+def _json_line(line: bytes) -> tuple[int, bool]:
+    row = json.loads(line)
+    return int(row["index"]), bool(row["flag"])
+
+
+def _frames(file: BinaryIO) -> Iterator[tuple[int, int, bool]]:
     end = 0
     while header := file.readline():
         lines = [header, *(file.readline() for _ in range(int(header) + 1))] if header.endswith(b"\n") else []
         if not lines or not lines[-1].endswith(b"\n"):
             return
         end += sum(map(len, lines))
-        yield end, int(lines[1].split(b" index=")[1].split()[0])
+        yield end, int(lines[1].split(b" index=")[1].split()[0]), b'flag=""' not in lines[1]
 
 
-_Format = tuple[Callable[[list[str], Row, Structure], str], Callable[[BinaryIO], Iterator[tuple[int, int]]]]
-FORMATS: Final[dict[str, _Format]] = {
-    ".csv": (_csv, _lines(lambda line: int(line.split(b",", 1)[0]))),
-    ".jsonl": (_jsonl, _lines(lambda line: int(json.loads(line)["index"]))),
+FORMATS: Final[dict[str, tuple[Callable[[list[str], Row, Structure], str], Records]]] = {
+    ".csv": (_csv, _lines(_csv_line)),
+    ".jsonl": (_jsonl, _lines(_json_line)),
     ".xyz": (_extxyz, _frames),
     ".extxyz": (_extxyz, _frames),
 }
