@@ -7,26 +7,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["EGNNCalculator", "ExtrapolationWarning", "OpenShellWarning", "create_openmm_force", "create_system"]
+__all__ = [
+    "EGNNCalculator",
+    "EGNNPropertyCalculator",
+    "ExtrapolationWarning",
+    "OpenShellWarning",
+    "create_openmm_force",
+    "create_system",
+]
 
 if TYPE_CHECKING:
     from egnn_md.calculators.ase_calculator import EGNNCalculator, OpenShellWarning
+    from egnn_md.calculators.ase_properties import EGNNPropertyCalculator
     from egnn_md.calculators.extrapolation import ExtrapolationWarning
     from egnn_md.calculators.openmm_force import create_openmm_force, create_system
 
 _HOMES = {
     "EGNNCalculator": "egnn_md.calculators.ase_calculator",
-    "ExtrapolationWarning": "egnn_md.calculators.extrapolation",
-__all__ = ["EGNNCalculator", "EGNNPropertyCalculator", "ExtrapolationWarning", "OpenShellWarning"]
-
-if TYPE_CHECKING:
-    from egnn_md.calculators.ase_calculator import EGNNCalculator, ExtrapolationWarning, OpenShellWarning
-    from egnn_md.calculators.ase_properties import EGNNPropertyCalculator
-
-_HOMES = {
-    "EGNNCalculator": "egnn_md.calculators.ase_calculator",
     "EGNNPropertyCalculator": "egnn_md.calculators.ase_properties",
-    "ExtrapolationWarning": "egnn_md.calculators.ase_calculator",
+    "ExtrapolationWarning": "egnn_md.calculators.extrapolation",
     "OpenShellWarning": "egnn_md.calculators.ase_calculator",
     "create_openmm_force": "egnn_md.calculators.openmm_force",
     "create_system": "egnn_md.calculators.openmm_force",

@@ -11,7 +11,7 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from egnn_md.calculators.ase_calculator import ExtrapolationWarning
+from egnn_md.calculators.extrapolation import ExtrapolationWarning
 from egnn_md.calculators.model_source import parse_device, parse_dtype
 from egnn_md.checkpoint import load
 from egnn_md.models.property import FAR, PropertyModel

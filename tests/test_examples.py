@@ -29,10 +29,10 @@ TESTED = {
     "openmm_ramachandran",
     "openmm_restart",
     "openmm_vacuum",
+    "properties",
     "relax_and_vibrations",
     "train_on_your_data",
 }
-TESTED = {"properties", "ase_md", "relax_and_vibrations", "train_on_your_data", "committee", "demo"}
 SHORT_TRAINING = """
 name = "tiny"
 [data]
@@ -212,6 +212,8 @@ def test_openmm_restart(portable: list[str], checkpoint_file: Path, capsys: pyte
     checkpoint_file.unlink()  # the model is in system.xml
     example("openmm_restart").main(words)
     assert capsys.readouterr().out.splitlines() == ["steps 0 to 5, saved in saved", "steps 5 to 10, saved in saved"]
+
+
 def test_properties(capsys: pytest.CaptureFixture[str]) -> None:
     if not {"organic-xtb", "qm9"} <= set(shipped_models()):
         pytest.skip("the shipped checkpoints are not in this tree")

@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-from egnn_md.cli import data, evaluate, md, models, relax, rollout, train
-from egnn_md.cli import convert, evaluate, md, models, predict, relax, train
-from egnn_md.cli import convert, download, evaluate, md, models, predict, relax, train
+from egnn_md.cli import convert, data, evaluate, md, models, predict, relax, rollout, train
 from egnn_md.cli.outcome import plain_warnings, report_error
 
 app = typer.Typer(
@@ -65,7 +63,6 @@ app.command("rollout")(rollout.rollout)
 app.add_typer(data.app, name="data")
 app.command("predict")(predict.predict)
 app.command("convert")(convert.convert)
-app.command("download")(download.download)
 app.command("info")(models.info)
 app.command("models")(models.models)
 

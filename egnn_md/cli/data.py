@@ -67,3 +67,28 @@ def nbody(
     values = {"output": str(output), "law": law, "n_particles": particles, "n_dim": dimensions, **counts}
     described = ", ".join(f"{count} {side}" for side, count in counts.items() if count)
     return Outcome(values, lambda: print(f"wrote {output}: {described} systems of {particles} particles"), as_json)
+
+
+@app.command("qm9")
+@verb
+def qm9(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the archive and qm9.npz.")] = Path("data"),
+    as_json: Json = False,
+) -> Outcome:
+    """Fetch QM9 (86 MB, from figshare), and turn it into one npz with the paper's split.
+
+    An interrupted download goes on where it was, and its checksum is verified. Without a network it says which file to
+    put where.
+
+    Example:  egnn-md data qm9 -o data/    and then    egnn-md train qm9-full.toml --data data/
+    """
+    from egnn_md.data.download import download_qm9
+    from egnn_md.data.qm9 import read_qm9, write_qm9
+
+    with progress_bar("fetching QM9") as progress:
+        archive = download_qm9(output, lambda name, done, total: progress(done, total))
+    molecules = read_qm9(archive)
+    target = output / "qm9.npz"
+    write_qm9(molecules, target)
+    values = {"output": str(target), "n_molecules": len(molecules)}
+    return Outcome(values, lambda: print(f"wrote {target}: {len(molecules)} molecules"), as_json)

@@ -97,17 +97,21 @@ def positive(name: str, value: int | None) -> None:
 
 
 class progress_bar:  # noqa: N801
-    """`with progress_bar(text) as progress:` a bar on stderr while it is a terminal; progress(done, total) moves it."""
+    """`with progress_bar(text) as progress:` a bar on stderr while it is a terminal; progress(done, total) moves it.
+
+    A total of None is not known.
+    """
 
     def __init__(self, text: str) -> None:
         from rich.console import Console
-        from rich.progress import Progress
+        from rich.progress import MofNCompleteColumn, Progress
 
         console = Console(stderr=True)
-        self.bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.task = self.bar.add_task(text, total=None)
 
-    def __enter__(self) -> Callable[[int, int], None]:
+    def __enter__(self) -> Callable[[int, int | None], None]:
         self.bar.start()
         return lambda done, total: self.bar.update(self.task, completed=done, total=total)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from egnn_md.cli.options import Json, Overwrite, Threads, check_device, parse_dtype, set_threads
-from egnn_md.cli.outcome import Outcome, UserError, say, verb
+from egnn_md.cli.outcome import Outcome, UserError, progress_bar, say, verb
 
 if TYPE_CHECKING:
     from egnn_md.data.tables import Table
@@ -95,11 +95,11 @@ class _Run:
         from egnn_md.models.structures import batches
 
         self.indices: list[int] = []
-        with _progress() as progress:
+        with progress_bar("predicting") as progress:
             for batch in batches(self._sound(items)):
                 taken, self.indices = self.indices[: len(batch)], self.indices[len(batch) :]
                 self._write(taken, batch)
-                progress(self.table.n_rows)
+                progress(self.table.n_rows, None)
         if self.failure is not None:
             raise self.failure
 
@@ -157,23 +157,3 @@ def _text(values: dict[str, Any]) -> str:
         f"{values['output']}: {values['n']} structures, {values['n_skipped']} skipped, "
         f"{values['n_flagged']} flagged as {FAR_AWAY}; {values['structures_per_second']:g} a second"
     )
-
-
-class _progress:  # noqa: N801
-    """A count on stderr, while it is a terminal: how many there will be is not known."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        columns = (SpinnerColumn(), TextColumn("{task.completed} structures"), TimeElapsedColumn())
-        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.task = self.bar.add_task("predicting", total=None)
-
-    def __enter__(self) -> Any:
-        self.bar.start()
-        return lambda done: self.bar.update(self.task, completed=done)
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()

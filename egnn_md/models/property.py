@@ -27,7 +27,7 @@ from egnn_md.models.structures import Structure, batches, structures_of
 from egnn_md.neighbors import molecules_graph
 from egnn_md.nn.familiarity import Familiarity
 from egnn_md.nn.ops import segment_sum
-from egnn_md.targets import BY_NAME, NAMES, RT
+from egnn_md.targets import BY_NAME, NAMES, RT, unit_of
 from egnn_md.units import ANGSTROM_PER_BOHR
 
 Network = Literal["vectors", "paper"]
@@ -144,6 +144,11 @@ class PropertyModel(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._constants = {name: value.to(self.device) for name, value in self._constants.items()}
         return self
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Of each property."""
+        return {name: unit_of(name) for name in self.config.targets}
 
     @property
     def dtype(self) -> torch.dtype:
