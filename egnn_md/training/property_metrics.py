@@ -146,14 +146,14 @@ def evaluate_file(model: Any, header: Mapping[str, Any], request: Request) -> Ev
 
     Labels that are NaN do not count; molecules with elements that the model does not know are skipped and counted.
     """
-    molecules = read_qm9(request.file)
-    if request.split != "all":
+    molecules, split = read_qm9(request.file), request.split or "all"
+    if split != "all":
         if (molecules.split == NO_SIDE).all():
             raise DataError(f"{request.file} has no split: only --split all is possible")
-        molecules = molecules.side(request.split)
+        molecules = molecules.side(split)
     known = molecules.having(model.config.elements)
     if len(known) == 0:
-        raise DataError(f"{request.file} ({request.split}) has no molecules whose elements the model knows")
+        raise DataError(f"{request.file} ({split}) has no molecules whose elements the model knows")
     names = model.config.targets
     if unknown := set(names) - set(NAMES):
         raise DataError(f"the model predicts {', '.join(unknown)}, not a property of QM9: convert it with --target")
