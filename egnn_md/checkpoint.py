@@ -32,6 +32,7 @@ KINDS: Final[dict[str, tuple[str, str, str]]] = {
     "velocity-egnn": ("egnn_md.models.propagator", "VelocityEGNN", "VelocityEGNNConfig"),
     "integrator": ("egnn_md.models.propagator", "IntegratorPropagator", "IntegratorConfig"),
     "property": ("egnn_md.models.property", "PropertyModel", "PropertyConfig"),
+    "flow": ("egnn_md.models.flow", "FlowMap", "FlowConfig"),
 }
 
 UNITS: Final = {"energy": "eV", "length": "angstrom", "mass": "amu", "time": "fs"}

@@ -17,6 +17,7 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
+from flow_maps import random_flow
 
 from egnn_md.checkpoint import save
 from egnn_md.data.structures import side_of_group
@@ -378,3 +379,28 @@ def test_openmm_mixed(benchmark: Callable[[str], ModuleType], shipped: str) -> N
     assert result["lambda_0_kj_per_mol"] < 1e-4
     assert result["bonds_kept"]
     assert result["ps"] == pytest.approx(0.01)
+
+
+def test_flow(benchmark: Callable[[str], ModuleType], model_file: str, tmp_path: Path) -> None:
+    save(random_flow(strength=0.001), tmp_path / "flow.safetensors", {"name": "nonsense"})
+    words = (
+        f"--model {model_file} --flow {tmp_path / 'flow.safetensors'} --molecule H2O2 --ps 0.2 --copies 2 --rounds 2"
+    )
+    words += f" --equilibration 0.01 --reference {tmp_path / 'reference.npz'} --json {tmp_path / 'flow.json'}"
+    result = benchmark("flow").main(words.split())
+    assert json.loads((tmp_path / "flow.json").read_text())["accepted"] == result["accepted"]
+    names = [row["name"] for row in result["distributions"]]
+    assert names == ["O0-O1", "O0-H2", "O1-H3", "O1-O0-H2", "O0-O1-H3", "H2-O0-O1-H3"]
+    assert result["speed"]["ratio"] > 0.0
+
+
+def test_divergence_and_angles_are_what_they_should_be(benchmark: Callable[[str], ModuleType]) -> None:
+    flow = benchmark("flow")
+    edges = np.linspace(0.0, 1.0, 5)
+    low, high = np.full(10, 0.1), np.full(10, 0.9)
+    assert flow.divergence(low, high, edges) == pytest.approx(1.0)
+    assert flow.divergence(low, low, edges) == 0.0
+    atoms = molecule("H2O2")
+    assert flow.values(atoms.positions[None], (2, 0, 1))[0] == pytest.approx(atoms.get_angle(2, 0, 1))
+    dihedral = flow.values(atoms.positions[None], (2, 0, 1, 3))[0]
+    assert dihedral % 360.0 == pytest.approx(atoms.get_dihedral(2, 0, 1, 3))

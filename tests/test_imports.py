@@ -31,7 +31,7 @@ NO_CODE = {"", "pretrained"}
 """The package itself, lazy, and a folder of files."""
 ENGINES = {"ase", "openmm", "openmmml", "mdtraj"}
 ENGINE_USERS = {"data", "dynamics", "calculators", "cli", "__main__"}
-NAMED_AFTER = {"calculators/ase_": {"ase"}, "calculators/openmm_": {"openmm", "openmmml"}}
+NAMED_AFTER = {"dynamics/ase_": {"ase"}, "calculators/ase_": {"ase"}, "calculators/openmm_": {"openmm", "openmmml"}}
 """Modules loaded by those who asked for that engine: their classes derive from the engine's."""
 
 

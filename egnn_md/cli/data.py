@@ -42,10 +42,7 @@ def nbody(
         chosen = [int(word) for word in frames.split(",")]
     except ValueError:
         raise UserError(f"--frames must be numbers with commas between them, not {frames!r}") from None
-    if output.exists() and not overwrite:
-        raise UserError(f"{output} exists already: --overwrite replaces it, -o names another")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"the folder of {output} does not exist")
+    _check_output(output, overwrite)
     from egnn_md.data import nbody as engine
 
     frames_of: dict[str, Any] = {side: engine.ROLLOUT_FRAMES if side == "rollout" else chosen for side in counts}
@@ -92,3 +89,68 @@ def qm9(
     write_qm9(molecules, target)
     values = {"output": str(target), "n_molecules": len(molecules)}
     return Outcome(values, lambda: print(f"wrote {target}: {len(molecules)} molecules"), as_json)
+
+
+@app.command("flow")
+@verb
+def flow(
+    molecules: Annotated[list[str], typer.Argument(help="Files that ase reads, or molecules' names: CH3CH2OH.")],
+    model: Annotated[str, typer.Option(help="The potential: a shipped model's name, or a checkpoint.")] = "organic-xtb",
+    copies: Annotated[int, typer.Option(help="Copies of each molecule, side by side.")] = 128,
+    segments: Annotated[int, typer.Option(help="Segments of each copy.")] = 60,
+    length: Annotated[float, typer.Option(help="fs of a segment, at constant energy.")] = 7.5,
+    coldest: Annotated[float, typer.Option(help="K; each copy has its own temperature.")] = 200.0,
+    hottest: Annotated[float, typer.Option(help="K.")] = 600.0,
+    deuterium: Annotated[float, typer.Option(help="Fraction of deuterium in every second copy.")] = 0.25,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same file.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, npz.")] = Path("flow.npz"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> Outcome:
+    """Simulate molecules with a potential, as training data of a flow map.
+
+    Langevin dynamics between short segments at constant energy, a snapshot every 0.5 fs: a few minutes on one core for
+    ethanol as it stands.
+
+    Example:  egnn-md data flow CH3CH2OH --model organic-xtb -o ethanol_flow.npz
+    """
+    _check_output(output, overwrite)
+    from egnn_md.checkpoint import load
+    from egnn_md.cli.md import identity
+    from egnn_md.data import flow as engine
+    from egnn_md.dynamics.structures import read_structure
+    from egnn_md.models.potential import Potential
+
+    try:
+        settings = engine.SegmentSettings(
+            copies=copies,
+            segments=segments,
+            length=length,
+            coldest=coldest,
+            hottest=hottest,
+            deuterium=deuterium,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    potential = load(model)
+    if not isinstance(potential, Potential):
+        raise UserError(f"{model} is a {type(potential).__name__}; this needs a potential")
+    structures = [read_structure(name) for name in molecules]
+    if any(atoms.pbc.any() for atoms in structures):
+        raise UserError("flow maps are of isolated molecules; a structure is periodic")
+    origin = {"potential": model, "potential_sha256": identity(model)["model_sha256"], "molecules": molecules}
+    starts = [(atoms.numbers.astype("int64"), atoms.positions) for atoms in structures]
+    with progress_bar("simulating") as progress:
+        made = engine.make_segments(potential, starts, settings, origin, progress)
+    made.save(output)
+    values = {"output": str(output), "n_segments": len(made), "n_snapshots": made.n_snapshots, **origin}
+    return Outcome(values, lambda: print(f"wrote {output}: {len(made)} segments of {length:g} fs"), as_json)
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """Raise UserError if the file cannot be written where it is asked for."""
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists already: --overwrite replaces it, -o names another")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"the folder of {output} does not exist")

@@ -102,8 +102,7 @@ def md(
     else:
         folder = output or Path("run")
         prepare = _start(structure, folder, settings, machine, threads, overwrite, calculator)
-    summary = _run(prepare, folder, state_interval)
-    return Outcome(summary, lambda: _show(summary, folder), as_json, _exit_code(summary, folder))
+    return run_to_outcome(prepare, folder, state_interval, as_json, "egnn-md md --resume")
 
 
 def _start(
@@ -135,12 +134,12 @@ def _start(
         "model": model,
         "device": device,
         "dtype": dtype,
-        **_identity(model),
+        **identity(model),
     }
     return run.start(atoms, settings, folder, information, overwrite, read_topology(structure, atoms))
 
 
-def _identity(model: str) -> dict[str, str]:
+def identity(model: str) -> dict[str, str]:
     """Where the model is and the SHA-256 of its bytes: a resumed run must have the same."""
     from egnn_md.checkpoint import resolve
 
@@ -174,11 +173,11 @@ def _resume(
     known = state.information
     shipped_or_given = machine["model"] or known["model"]
     try:
-        identity = _identity(shipped_or_given)
+        found = identity(shipped_or_given)
     except ValueError:
         shipped_or_given = known["model_file"]  # a relative path, resumed from another folder
-        identity = _identity(shipped_or_given)
-    if identity["model_sha256"] != known["model_sha256"]:
+        found = identity(shipped_or_given)
+    if found["model_sha256"] != known["model_sha256"]:
         raise UserError(f"{shipped_or_given} is not the model that the run in {folder} was begun with")
     set_threads(threads)
     calculator = make(shipped_or_given, machine["device"] or known["device"], known["dtype"])
@@ -200,6 +199,14 @@ def _check_same(
 
         if read_structure(structure).get_atomic_numbers().tolist() != state.arrays["numbers"].tolist():
             raise UserError(f"{structure} does not have the atoms of the run in {folder}")
+
+
+def run_to_outcome(
+    simulation: Simulation, folder: Path, state_interval: float, as_json: bool, resume_by: str
+) -> Outcome:
+    """Run with a progress bar and a plot at the end. `resume_by`: the command, but for the folder, to go on with."""
+    summary = _run(simulation, folder, state_interval)
+    return Outcome(summary, lambda: _show(summary, folder), as_json, _exit_code(summary, folder, resume_by))
 
 
 def _run(simulation: Simulation, folder: Path, state_interval: float) -> dict[str, Any]:
@@ -243,13 +250,13 @@ class _Progress:
             self.told = time.monotonic()
 
 
-def _exit_code(summary: dict[str, Any], folder: Path) -> int:
+def _exit_code(summary: dict[str, Any], folder: Path, resume_by: str) -> int:
     """0 finished, 1 blew up, 128 + signal interrupted (as shells count); says so on stderr."""
     if summary["status"] == "blew_up":
         say(f"the simulation blew up: {summary['reason']}; the last good structure is {folder / 'last.extxyz'}")
         return 1
     if summary["status"] == "interrupted":
-        say(f"stopped at step {summary['steps']}; to go on: egnn-md md --resume {folder}")
+        say(f"stopped at step {summary['steps']}; to go on: {resume_by} {folder}")
         return 128 + int(signal.Signals[summary["reason"]])
     return 0
 
@@ -260,6 +267,8 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
     print(f"{what}, {summary['status'].replace('_', ' ')}, {summary['ns_per_day']:.2f} ns/day")
     if summary["mean_temperature_K"] is not None:
         print(f"mean temperature {summary['mean_temperature_K']:.1f} K")
+    if "accepted_fraction" in summary:
+        print(f"{100 * summary['accepted_fraction']:.1f} % of the strides accepted")
     if summary["energy_drift_meV_per_atom_per_ps"] is not None:
         print(f"drift of the total energy {summary['energy_drift_meV_per_atom_per_ps']:+.4f} meV/atom/ps")
     if summary["max_extrapolation"] is not None:

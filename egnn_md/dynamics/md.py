@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from egnn_md.dynamics.guard import refusals
-from egnn_md.dynamics.integrators import check_ensemble, degrees_of_freedom, set_velocities
+from egnn_md.dynamics.integrators import check_ensemble, degrees_of_freedom, make_integrator, set_velocities
 from egnn_md.dynamics.openmm_engine import orient
 from egnn_md.dynamics.settings import MDSettings, SettingsError
-from egnn_md.dynamics.simulation import Simulation
+from egnn_md.dynamics.simulation import Integrate, Simulation
 from egnn_md.dynamics.state import RestartState, RunError, atom_arrays, build_atoms, prepare_folder
 from egnn_md.dynamics.structures import StructureError
 from egnn_md.dynamics.trajectory import Trajectory
@@ -41,12 +41,13 @@ def start(
     information: dict[str, Any] | None = None,
     overwrite: bool = False,
     topology: Any = None,
+    integrate: Integrate = make_integrator,
 ) -> Simulation:
     """Begin a run of `atoms`, whose calculator is set, in an empty or new folder.
 
     `information` (JSON values: the model's name, …) goes into the summary. `topology`: mdtraj's, of these atoms, for
-    trajectory formats that keep residues and bonds. Raises SettingsError if ensemble and
-    structure do not go together, StructureError if the calculator refuses the structure, RunError for the folder.
+    trajectory formats that keep residues and bonds. `integrate` makes the integrator. Raises SettingsError if ensemble
+    and structure do not go together, StructureError if the calculator refuses the structure, RunError for the folder.
     """
     check_ensemble(atoms, settings)
     energy = _first_energy(atoms)
@@ -66,13 +67,19 @@ def start(
     trajectory = Trajectory(folder, settings.format)
     prepare_folder(folder, overwrite)
     trajectory.begin(atoms, topology)
-    simulation = Simulation(atoms, settings, folder, information or {}, rng, progress, trajectory)
+    simulation = Simulation(atoms, settings, folder, information or {}, rng, progress, trajectory, integrate=integrate)
     simulation.record()
     simulation.save_state()
     return simulation
 
 
-def resume(state: RestartState, folder: Path, calculator: Any, steps: int | None = None) -> Simulation:
+def resume(
+    state: RestartState,
+    folder: Path,
+    calculator: Any,
+    steps: int | None = None,
+    integrate: Integrate = make_integrator,
+) -> Simulation:
     """Go on with the run whose state was read from `folder`; `steps` is a new total.
 
     Raises RunError if it blew up, or its files are shorter than the state says.
@@ -93,7 +100,8 @@ def resume(state: RestartState, folder: Path, calculator: Any, steps: int | None
     rng.bit_generator.state = state.rng
     atoms = _with_calculator(state.atoms(), calculator)
     progress = {**state.progress, "status": "running"}
-    return Simulation(atoms, settings, folder, state.information, rng, progress, trajectory, state.step, state.memory)
+    begun = (atoms, settings, folder, state.information, rng, progress, trajectory, state.step, state.memory)
+    return Simulation(*begun, integrate=integrate)
 
 
 def _first_energy(atoms: Atoms) -> float:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +51,14 @@ def extrapolation(atoms: Atoms) -> float:
 
 
 def frame(atoms: Atoms, step: int, time_fs: float) -> Frame:
-    """A copy of the atoms with momenta, energy and forces."""
+    """A copy of the atoms with momenta, energy and, if the calculator has them, forces."""
     from ase.calculators.singlepoint import SinglePointCalculator
 
     copy = atoms.copy()
     copy.info |= {"step": step, "time_fs": time_fs}
-    results = {"energy": float(atoms.get_potential_energy()), "forces": atoms.get_forces(apply_constraint=False)}
+    results: dict[str, Any] = {"energy": float(atoms.get_potential_energy())}
+    if "forces" in atoms.calc.implemented_properties:
+        results["forces"] = atoms.get_forces(apply_constraint=False)
     copy.calc = SinglePointCalculator(copy, **results)
     return Frame(step, time_fs, copy)
 

@@ -30,6 +30,8 @@ PROGRESS_SECONDS: Final = 0.2
 STATE_SECONDS: Final = 10.0
 """Between restart states while running."""
 
+Integrate = Callable[["Atoms", MDSettings, np.random.Generator], Any]
+"""Makes an object whose `step()` moves the atoms."""
 Progress = Callable[[int, dict[str, float]], None]
 """Called a few times a second with the step and "temperature_K" and "ns_per_day"."""
 
@@ -70,12 +72,15 @@ class Simulation:
         trajectory: Trajectory,
         step: int = 0,
         memory: dict[str, Any] | None = None,
+        integrate: Integrate = make_integrator,
     ) -> None:
         self.atoms, self.settings, self.folder, self.information = atoms, settings, folder, information
         self.step, self.progress, self.rng = step, progress, rng
         self.trajectory, self.log = trajectory, Log(folder, bool(atoms.pbc.all()))
-        self.integrator = make_integrator(atoms, settings, rng)
+        self.integrator = integrate(atoms, settings, rng)
         restore_memory(self.integrator, memory or {})
+        if "accepted" in progress:
+            self.integrator.accepted = progress["accepted"]
         dof = int(progress["degrees_of_freedom"])
         self.guard = Guard(settings.temperature, dof, float(progress["reference_energy"]))
         self._frames: list[Frame] = []
@@ -173,6 +178,8 @@ class Simulation:
         """Flush, and save a state from which the run can go on."""
         self.flush()
         self.progress["wall_s"] = self._earlier_s + time.monotonic() - self._begun
+        if hasattr(self.integrator, "accepted"):  # steps that passed the integrator's own test
+            self.progress["accepted"] = self.integrator.accepted
         self._state().save(self.folder / "state.npz")
 
     def _state(self) -> RestartState:

@@ -45,6 +45,11 @@ def summarize(
         "ns_per_day": ns_per_day,
         "wall_s": state.progress["wall_s"],
         **_cell_means(log),
+        **(
+            {"accepted_fraction": state.progress["accepted"] / max(state.step, 1)}
+            if "accepted" in state.progress
+            else {}
+        ),
         "settings": state.settings.to_dict(),
         "information": state.information,
         "versions": versions(),

@@ -21,6 +21,7 @@ TASKS: Final[dict[str, tuple[str, str]]] = {
     "potential": ("egnn_md.training.potential", "PotentialTask"),
     "nbody": ("egnn_md.training.nbody", "NBodyTask"),
     "property": ("egnn_md.training.property", "PropertyTask"),
+    "flow": ("egnn_md.training.flow", "FlowTask"),
 }
 
 
