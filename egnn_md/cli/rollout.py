@@ -157,7 +157,7 @@ def particles(name: str, model: nn.Module, start: str, output: Path, given: dict
     from egnn_md.data import nbody
     from egnn_md.dynamics import particles as engine
 
-    options = {"frames": 48, "start_frame": 0, "side": "rollout", "systems": None, "substeps": None}
+    options: dict[str, Any] = {"frames": 48, "start_frame": 0, "side": "rollout", "systems": None, "substeps": None}
     options |= {key: value for key, value in given.items() if value is not None}
     for key in ("frames", "systems", "substeps"):
         positive(key, options[key])

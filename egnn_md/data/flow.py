@@ -102,7 +102,7 @@ class Segments:
 
     @property
     def n_snapshots(self) -> int:
-        return self.positions.shape[1]
+        return int(self.positions.shape[1])
 
     def select(self, indices: NDArray[np.int64]) -> Segments:
         """These segments, in this order."""
@@ -247,7 +247,8 @@ class _Swarm:
         return forces, segment_sum(energies, self.copy, len(self.n_atoms))
 
     def _lengths(self, positions: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(positions[self.edges[1]] - positions[self.edges[0]], dim=-1)
+        lengths: Tensor = torch.linalg.vector_norm(positions[self.edges[1]] - positions[self.edges[0]], dim=-1)
+        return lengths
 
     def step(self, timestep: float, friction: float = 0.0) -> None:
         """`timestep` fs of velocity Verlet, or BAOAB (Leimkuhler and Matthews 2013) with friction in 1/ps."""

@@ -65,7 +65,7 @@ class Strider:
     @torch.no_grad()
     def energy(self, positions: FloatArray) -> float:
         """The model's potential energy E, eV; free at both ends of the last stride."""
-        return self._reference + float(self._first_kick(positions)[1].sum())
+        return float(self._reference) + float(self._first_kick(positions)[1].sum())
 
     def _first_kick(self, positions: FloatArray) -> Kick:
         """K_a's at these positions. The last ones stay known: strides go on from their end, or back to their start."""

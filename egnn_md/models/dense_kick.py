@@ -38,7 +38,7 @@ class _Layer(NamedTuple):
         source, target, node_out, scale = layer.source, layer.target, layer.node_out, layer.vector_scale
         geometry = None
         if hasattr(layer, "geometry"):  # r̂_ij·v_j is minus r̂_ji·v_j, which is at hand
-            own, other, both = layer.geometry.weight.split(layer.n_vectors, 1)
+            own, other, both = layer.geometry.weight.chunk(3, 1)
             geometry = torch.cat([own, -other, both], 1).T.contiguous()
         return cls(
             ends=torch.cat([source.weight, target.weight]),
@@ -60,8 +60,9 @@ class DenseKick(nn.Module):
         self.model, self.dtype = model, model.dtype
         self.layers = [_Layer.of(layer) for layer in model.layers]  # type: ignore[arg-type]
         n_radial, n_vectors = model.config.n_radial, model.config.n_vectors
-        last, *by_geometry = model.pair_inputs.weight.split([n_radial, n_vectors, n_vectors], 1)
-        self.radial = torch.cat([*(layer.radial.weight for layer in model.layers), last]).T.contiguous()  # type: ignore[union-attr]
+        last, *by_geometry = model.pair_inputs.weight.split_with_sizes([n_radial, n_vectors, n_vectors], 1)
+        by_layer = [layer.radial.weight for layer in model.layers if isinstance(layer, VectorEGCL)]
+        self.radial = torch.cat([*by_layer, last]).T.contiguous()
         self.pair_geometry = torch.cat(by_geometry, 1).T.contiguous()
         scales = torch.tensor([0.5 * FORCE_SCALE, 0.5], dtype=self.dtype)[:, None]
         self.pair_output = model.pair_output.weight * scales  # ½: both ends are added up
@@ -77,9 +78,7 @@ class DenseKick(nn.Module):
         envelope = cutoff_envelope(seen, cutoff)[0] * self.others
         basis = self.model.basis
         radial = torch.sin(seen * basis.frequencies) * (basis.scale / seen)
-        *by_layer, by_pair = (
-            (radial.view(n * n, -1) @ self.radial).view(n, n, -1).split(self.model.config.message_dim, -1)
-        )
+        *by_layer, by_pair = (radial.view(n * n, -1) @ self.radial).view(n, n, -1).chunk(len(self.layers) + 1, -1)
         h, v = self._layers(features, toward, by_layer, envelope * NEIGHBOR_SCALE)
         node = self.model.pair_node(rms_norm(h, h.shape[-1:], eps=NORM_FLOOR))
         own, both = _products(toward, v)
@@ -108,7 +107,7 @@ class DenseKick(nn.Module):
                 v = v + backwards @ along + (across.unsqueeze(2) * v.unsqueeze(0)).sum(1)
             left, right = linear(v, layer.read).chunk(2, -1)
             node = silu(layer.node_in(torch.cat([normed, messages.sum(1), (left * right).sum(1)], -1)))
-            update, scale = linear(node, layer.out, layer.out_bias).split([dim, v.shape[-1]], -1)
+            update, scale = linear(node, layer.out, layer.out_bias).split_with_sizes([dim, v.shape[-1]], -1)
             h, v = h + update, torch.addcmul(v, v, scale.unsqueeze(1))
         return h, v
 

@@ -138,7 +138,8 @@ class FlowMap(nn.Module):
         """
         x, inverse = substep / self.config.longest_substep, 1.0 / masses
         known = torch.cat([x, x * x, inverse, x * x * inverse], -1).to(self.dtype)
-        return gather(self.embedding.weight, species) + self.condition(known) + self.kinds
+        features: Tensor = gather(self.embedding.weight, species) + self.condition(known) + self.kinds
+        return features
 
     def kick(self, positions: Tensor, features: Tensor, pairs: Tensor) -> Kick:
         """Σ_j f_ij r̂_ij of each atom, (n_atoms, 3) eV/Å; and its share of E, (n_atoms,) eV, without references.
@@ -159,12 +160,11 @@ class FlowMap(nn.Module):
             radial.repeat(2, 1),
             envelope.repeat(2, 1),
         )
-        h, v = features, None
-        for layer in self.layers:
+        h, v = self.layers[0](features, None, edges)
+        for layer in self.layers[1:]:
             h, v = layer(h, v, edges)
-        attraction, energy = (
-            (self._pair_terms(h, v, pairs, forward, radial) * envelope).to(directions.dtype).split(1, -1)
-        )
+        terms = self._pair_terms(h, v, pairs, forward, radial) * envelope
+        attraction, energy = terms.to(directions.dtype).chunk(2, -1)
         push = directions * (FORCE_SCALE * attraction)
         n_atoms = positions.shape[0]
         impulse = segment_sum(push, first, n_atoms) - segment_sum(push, second, n_atoms)

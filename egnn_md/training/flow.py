@@ -111,7 +111,7 @@ def flow_errors(model: FlowMap, batch: FlowBatch) -> FlowErrors:
 def consistency_errors(model: FlowMap, batch: FlowBatch) -> FlowErrors:
     """The derivative of Ψ_s(x) along (X_H(x), -1), see above, in place of the error of the state."""
     positions, momenta, forces = batch.start
-    parameters = dict(model.named_parameters())
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
 
     def advance(x: Tensor, p: Tensor, substep: Tensor) -> Any:
         inputs = (x, p, batch.species, batch.masses, batch.pairs, substep)
@@ -119,7 +119,7 @@ def consistency_errors(model: FlowMap, batch: FlowBatch) -> FlowErrors:
 
     shorter = torch.full_like(batch.substep, -FS_PER_TIME_UNIT)
     along = (momenta / batch.masses, forces, shorter)
-    end, derivative = torch.func.jvp(advance, (positions, momenta, batch.substep), along)
+    end, derivative = cast(tuple[Any, Any], torch.func.jvp(advance, (positions, momenta, batch.substep), along))
     state = state_error(derivative[1], derivative[0], batch.masses)
     return FlowErrors(state, *_energy_errors(batch, end[1], end[2][1], end[3][1]))
 
