@@ -43,15 +43,15 @@ class LiteralEGNN(nn.Module):
 
 
 class LiteralLayer(nn.Module):
-    """One layer."""
+    """One layer, with velocities (eq. 7) or without (eq. 4)."""
 
-    def __init__(self, hidden_dim: int) -> None:
+    def __init__(self, hidden_dim: int, edge_dim: int = 2, velocities: bool = True) -> None:
         super().__init__()
-        width = hidden_dim
-        self.edge = nn.Sequential(nn.Linear(2 * width + 3, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        width, inputs = hidden_dim, 2 * hidden_dim + 1 + edge_dim
+        self.edge = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.node = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
         self.coordinate = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1, bias=False))
-        self.velocity = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+        self.velocity = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)) if velocities else None
 
     def take(self, layer: EGCL) -> None:
         """Take the weights of one of our layers, its split linear map put together again."""
@@ -66,16 +66,17 @@ class LiteralLayer(nn.Module):
             (self.coordinate, layer.coordinate_model),
             (self.velocity, layer.velocity_model),
         ):
-            mine.load_state_dict(cast(nn.Sequential, theirs).state_dict())
+            if mine is not None:
+                mine.load_state_dict(cast(nn.Sequential, theirs).state_dict())
 
     def forward(
-        self, h: Tensor, x: Tensor, v: Tensor, row: Tensor, column: Tensor, attributes: Tensor
+        self, h: Tensor, x: Tensor, v: Tensor | None, row: Tensor, column: Tensor, attributes: Tensor
     ) -> tuple[Tensor, Tensor]:
         difference = x[row] - x[column]
         radial = (difference**2).sum(1, keepdim=True)
         message = self.edge(torch.cat([h[row], h[column], radial, attributes], 1))
         shift = segment_mean(difference * self.coordinate(message), row, len(x))
-        moved = x + self.velocity(h) * v + shift
+        moved = x + shift if self.velocity is None else x + self.velocity(h) * v + shift
         total = torch.zeros_like(h).scatter_add_(0, row[:, None].expand_as(message), message)
         return h + self.node(torch.cat([h, total], 1)), moved
 

@@ -33,6 +33,7 @@ KINDS: Final[dict[str, tuple[str, str, str]]] = {
     "integrator": ("egnn_md.models.propagator", "IntegratorPropagator", "IntegratorConfig"),
     "property": ("egnn_md.models.property", "PropertyModel", "PropertyConfig"),
     "flow": ("egnn_md.models.flow", "FlowMap", "FlowConfig"),
+    "graph-autoencoder": ("egnn_md.models.autoencoder", "GraphAutoencoder", "GraphAutoencoderConfig"),
 }
 
 UNITS: Final = {"energy": "eV", "length": "angstrom", "mass": "amu", "time": "fs"}

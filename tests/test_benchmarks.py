@@ -27,6 +27,8 @@ from egnn_md.units import BOLTZMANN
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "accuracy",
+    "autoencoder",
+    "dimensions",
     "dimers",
     "nbody",
     "nbody_speed",
@@ -37,6 +39,7 @@ SCRIPTS = (
     "openmm_overhead",
     "relax",
     "scaling",
+    "soft_edges",
     "speed",
     "vibrations",
 )

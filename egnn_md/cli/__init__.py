@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from egnn_md.cli import convert, data, evaluate, md, models, predict, relax, rollout, train
+from egnn_md.cli import convert, data, evaluate, md, models, predict, relax, reproduce, rollout, train
 from egnn_md.cli.outcome import plain_warnings, report_error
 
 app = typer.Typer(
@@ -49,6 +49,8 @@ def _root(
 
         egnn-md data nbody -o nbody.npz             # particles, for `egnn-md train` and `egnn-md rollout`
 
+        egnn-md reproduce autoencoder --quick       # a table of the EGNN paper, ours beside the published figures
+
     Structures are files that ase reads, or names of molecules that ase builds. Results go to stdout, with `--json` as
     one object; all else goes to stderr. Exit codes: 0 done, 1 the work failed (a simulation blew up, a relaxation did
     not converge), 2 a mistake in the input.
@@ -60,6 +62,7 @@ app.command("relax")(relax.relax)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("rollout")(rollout.rollout)
+app.command("reproduce")(reproduce.reproduce)
 app.add_typer(data.app, name="data")
 app.command("predict")(predict.predict)
 app.command("convert")(convert.convert)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from egnn_md.cli.options import Json, Overwrite
 from egnn_md.cli.outcome import Outcome, UserError, progress_bar, verb
+
+if TYPE_CHECKING:
+    from egnn_md.data.random_graphs import Family
+
+Train = Annotated[int, typer.Option(help="Graphs to train on.")]
+Valid = Annotated[int, typer.Option(help="Graphs that choose the best model.")]
+Test = Annotated[int, typer.Option(help="Graphs to test on.")]
+Seed = Annotated[int, typer.Option(help="The same seed makes the same file.")]
 
 app = typer.Typer(help="Make data to train on and to evaluate with.", no_args_is_help=True)
 
@@ -24,7 +32,7 @@ def nbody(
     test: Annotated[int, typer.Option(help="Systems to test on.")] = 2000,
     rollout: Annotated[int, typer.Option(help="Systems with all frames from 0 to 48, for `egnn-md rollout`.")] = 400,
     frames: Annotated[str, typer.Option(help="Frames of the other sides.")] = "20,30,40",
-    seed: Annotated[int, typer.Option(help="The same seed makes the same file.")] = 0,
+    seed: Seed = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, npz.")] = Path("nbody.npz"),
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -148,8 +156,71 @@ def flow(
     return Outcome(values, lambda: print(f"wrote {output}: {len(made)} segments of {length:g} fs"), as_json)
 
 
+@app.command("community")
+@verb
+def community(
+    train: Train = 5000,
+    valid: Valid = 500,
+    test: Test = 500,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, npz.")] = Path("community.npz"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> Outcome:
+    """Draw Community Small: two communities of 6-10 nodes, edges inside with probability 0.7, between them 0.01.
+
+    No graph of a side is isomorphic to one of an earlier side (train, valid, test); where that cannot be had, the
+    number of those that are is printed and stands in the file.
+
+    Example:  egnn-md data community -o community.npz
+    """
+    return _random_graphs("community", {"train": train, "valid": valid, "test": test}, seed, output, overwrite, as_json)
+
+
+@app.command("erdos-renyi")
+@verb
+def erdos_renyi(
+    train: Train = 5000,
+    valid: Valid = 500,
+    test: Test = 500,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, npz.")] = Path("erdos-renyi.npz"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> Outcome:
+    """Draw Erdős-Rényi graphs: as many of each size from 7 to 16 nodes, edges with probability 0.25.
+
+    Sides are kept apart as with `egnn-md data community`.
+
+    Example:  egnn-md data erdos-renyi -o erdos-renyi.npz
+    """
+    counts = {"train": train, "valid": valid, "test": test}
+    return _random_graphs("erdos-renyi", counts, seed, output, overwrite, as_json)
+
+
+def _random_graphs(
+    family: Family, counts: dict[str, int], seed: int, output: Path, overwrite: bool, as_json: bool
+) -> Outcome:
+    if min(counts.values()) < 1 or seed < 0:
+        raise UserError("--train, --valid and --test must be at least 1, and --seed not negative")
+    _check_output(output, overwrite)
+    from egnn_md.data import random_graphs as engine
+
+    with progress_bar("drawing") as progress:
+        sides = engine.generate(family, counts, seed, progress)
+    engine.write(output, sides)
+    repeats = {f"{side}_repeats": graphs.repeats for side, graphs in sides.items() if side != "train"}
+    values = {"output": str(output), "family": family, **counts, **repeats}
+    text = ", ".join(f"{count} {side}" for side, count in counts.items())
+    left = f"{repeats['valid_repeats']} valid and {repeats['test_repeats']} test"
+    return Outcome(
+        values,
+        lambda: print(f"wrote {output}: {text} graphs; {left} graphs are isomorphic to one of an earlier side"),
+        as_json,
+    )
+
+
 def _check_output(output: Path, overwrite: bool) -> None:
-    """Raise UserError if the file cannot be written where it is asked for."""
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists already: --overwrite replaces it, -o names another")
     if not output.absolute().parent.is_dir():

@@ -20,7 +20,7 @@ def evaluate(
     split: Annotated[
         str | None,
         typer.Option(
-            help="train, valid, test (as in the model's training) or all.", show_default="all; particles: test"
+            help="train, valid, test (as in the model's training) or all.", show_default="all; particles, graphs: test"
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples at once.")] = 32,
@@ -34,7 +34,8 @@ def evaluate(
 
     A potential's errors are in meV/Å (mean over force components) and meV/atom. `--split test` takes the molecules
     that training never saw. A propagator of particles is compared at frame 40 from frame 30: squared error of
-    positions, mean and median over trajectories and mean of the lowest 80 %.
+    positions, mean and median over trajectories and mean of the lowest 80 %. A graph autoencoder: cross-entropy, wrong
+    pairs and F1.
 
     Example:  egnn-md evaluate organic-xtb frames.extxyz --plot parity.png
     """

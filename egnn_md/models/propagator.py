@@ -47,6 +47,8 @@ class VelocityEGNNConfig:
     """The one duration it is trained for."""
     hidden_dim: int = 64
     n_layers: int = 4
+    soft_edges: bool = False
+    """Infer which pairs matter, eq. 8."""
 
     def __post_init__(self) -> None:
         _check_positive(self, "duration", "hidden_dim", "n_layers")
@@ -60,7 +62,8 @@ class VelocityEGNN(nn.Module):
     def __init__(self, config: VelocityEGNNConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = EGNN(1, config.hidden_dim, 1, config.n_layers, edge_dim=2, velocities=True)
+        sizes = (config.hidden_dim, 1, config.n_layers)
+        self.network = EGNN(1, *sizes, edge_dim=2, velocities=True, soft_edges=config.soft_edges)
         for unread in (self.network.output, self.network.layers[-1].node_model):
             unread.requires_grad_(False)  # positions do not depend on the last features
 

@@ -16,6 +16,7 @@ EVALUATIONS: Final[dict[str, str]] = {
     "velocity-egnn": "egnn_md.training.nbody_metrics",
     "integrator": "egnn_md.training.nbody_metrics",
     "property": "egnn_md.training.property_metrics",
+    "graph-autoencoder": "egnn_md.training.autoencoder_metrics",
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -41,6 +41,14 @@ class NBodyModelConfig(Section):
     hidden_dim: int = Field(32, ge=1)
     n_layers: int = Field(2, ge=1)
     """Hidden layers of the acceleration, or EGCLs."""
+    soft_edges: bool = False
+    """Of the paper's layers: infer which pairs matter, eq. 8."""
+
+    @model_validator(mode="after")
+    def _has_messages_to_weigh(self) -> NBodyModelConfig:
+        if self.soft_edges and self.network != "egnn":
+            raise ValueError('soft_edges needs network = "egnn": a force acts between all pairs')
+        return self
 
 
 class NBodyTrainingConfig(TrainingConfig):
@@ -132,7 +140,7 @@ class NBodyTask:
         settings = self.config.model
         duration, sizes = nbody.duration(*self.frames), (settings.hidden_dim, settings.n_layers)
         model: nn.Module = (
-            VelocityEGNN(VelocityEGNNConfig(duration, *sizes))
+            VelocityEGNN(VelocityEGNNConfig(duration, *sizes, soft_edges=settings.soft_edges))
             if settings.network == "egnn"
             else IntegratorPropagator(IntegratorConfig(duration, *sizes))
         )

@@ -22,6 +22,7 @@ TASKS: Final[dict[str, tuple[str, str]]] = {
     "nbody": ("egnn_md.training.nbody", "NBodyTask"),
     "property": ("egnn_md.training.property", "PropertyTask"),
     "flow": ("egnn_md.training.flow", "FlowTask"),
+    "autoencoder": ("egnn_md.training.autoencoder", "AutoencoderTask"),
 }
 
 

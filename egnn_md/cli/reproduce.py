@@ -1,0 +1,190 @@
+"""`egnn-md reproduce`: a table of the EGNN paper (arXiv 2102.09844), our figures beside the published ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from egnn_md.cli.options import Json, Threads, set_threads
+from egnn_md.cli.outcome import Outcome, UserError, say, table, verb
+
+CONFIGS: Final = Path(__file__).parents[2] / "examples"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training and what the paper says of it."""
+
+    name: str
+    config: str
+    """In examples/."""
+    paper: Mapping[str, float | None]
+    """Published figures by the name they have in the held-out errors; None: the paper has no such row."""
+    changes: Mapping[str, str] = field(default_factory=dict)
+    """Keys of the configuration that differ, with their TOML values."""
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table: its data, its rows, and by what factor --quick shortens the trainings."""
+
+    make_data: Callable[[Path, bool], None]
+    """Writes the data files of the configurations into a folder; True: few samples."""
+    rows: tuple[Row, ...]
+    quick: int = 20
+
+
+def _nbody_data(folder: Path, quick: bool) -> None:
+    from egnn_md.data import nbody
+
+    counts = {"train": 500, "valid": 200, "test": 200} if quick else {"train": 3000, "valid": 2000, "test": 2000}
+    sides = {side: nbody.generate("charged", count, 5, (43, k)) for k, (side, count) in enumerate(counts.items())}
+    nbody.write(folder / "nbody_charged5.npz", sides)
+
+
+def _graph_data(folder: Path, quick: bool) -> None:
+    from typing import get_args
+
+    from egnn_md.data import random_graphs
+
+    counts = {"train": 1000, "valid": 100, "test": 100} if quick else {"train": 5000, "valid": 500, "test": 500}
+    for family in get_args(random_graphs.Family):
+        random_graphs.write(folder / f"{family}.npz", random_graphs.generate(family, counts, 0))
+
+
+def _graph_rows(name: str, config: str, published: Mapping[str, tuple[float, float, float]]) -> tuple[Row, ...]:
+    return tuple(
+        Row(
+            f"{name}, {encoder}",
+            config,
+            dict(zip(("bce", "error_percent", "f1"), values, strict=True)),
+            {"encoder": f'"{encoder}"'},
+        )
+        for encoder, values in published.items()
+    )
+
+
+TABLES: Final[dict[str, PaperTable]] = {
+    "nbody": PaperTable(
+        _nbody_data,
+        (
+            Row("EGNN", "nbody-paper.toml", {"mse": 0.0071}),
+            Row("integrator (ours)", "nbody.toml", {"mse": None}),
+        ),
+    ),
+    "autoencoder": PaperTable(
+        _graph_data,
+        _graph_rows(
+            "Community Small",
+            "autoencoder.toml",
+            {
+                "gnn": (6.75, 1.29, 0.980),
+                "noise-gnn": (3.32, 0.44, 0.993),
+                "radial-field": (9.22, 1.19, 0.981),
+                "egnn": (2.14, 0.06, 0.999),
+            },
+        )
+        + _graph_rows(
+            "Erdős-Rényi",
+            "autoencoder-erdos-renyi.toml",
+            {
+                "gnn": (14.15, 4.62, 0.907),
+                "noise-gnn": (4.56, 1.25, 0.975),
+                "radial-field": (6.78, 1.63, 0.968),
+                "egnn": (1.65, 0.11, 0.998),
+            },
+        ),
+    ),
+}
+
+
+@verb
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="TABLE", help="nbody or autoencoder.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Few samples, 20 times fewer steps: minutes.")] = False,
+    only: Annotated[str, typer.Option(help="Only rows whose name has this in it.")] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder.", show_default="reproduce-TABLE[-quick]")
+    ] = None,
+    configs: Annotated[Path, typer.Option(help="Folder of the configurations, examples/ of the repository.")] = CONFIGS,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> Outcome:
+    """Train what a table of the EGNN paper compares, and print our figures beside the published ones.
+
+    Data are made in the folder first. Trainings that are finished there are not repeated, and one that was interrupted
+    goes on. --quick shows that all works; its figures are far from final.
+
+    Example:  egnn-md reproduce autoencoder --quick
+    """
+    if name not in TABLES:
+        raise UserError(f"no table {name!r}: there are {', '.join(TABLES)}")
+    chosen = TABLES[name]
+    rows = [row for row in chosen.rows if only.lower() in row.name.lower()]
+    if not rows:
+        raise UserError(f"no row has {only!r} in its name: {'; '.join(row.name for row in chosen.rows)}")
+    missing = [row.config for row in rows if not (configs / row.config).is_file()]
+    if missing:
+        raise UserError(f"no {missing[0]} in {configs}: --configs takes the folder examples/ of the repository")
+    set_threads(threads)
+    from egnn_md.cli.train import _training_loop
+
+    loop = _training_loop()
+    folder = output or Path(f"reproduce-{name}{'-quick' if quick else ''}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "data-made").exists():
+        say(f"making data in {folder}")
+        chosen.make_data(folder, quick)
+        (folder / "data-made").touch()
+    found = {row.name: _figures(loop, row, configs, folder, chosen.quick if quick else 1) for row in rows}
+    values = {row.name: {"ours": found[row.name], "paper": dict(row.paper)} for row in rows}
+    return Outcome({"table": name, "quick": quick, "rows": values}, lambda: _show(name, rows, found), as_json)
+
+
+def _figures(loop: Any, row: Row, configs: Path, folder: Path, shorter: int) -> dict[str, float]:
+    """Train one row, unless it is done; its errors on the test side."""
+    from egnn_md.checkpoint import read_header
+
+    run = folder / re.sub(r"[^\w]+", "-", row.name.lower()).strip("-")
+    model = run / "model.safetensors"
+    if not model.exists():
+        say(f"training {row.name}")
+        if (run / "config.toml").exists():
+            loop.resume(run)
+        else:
+            config = folder / f"{run.name}.toml"
+            config.write_text(_changed((configs / row.config).read_text(), row.changes, shorter))
+            loop.train(config, folder, run)
+    held_out = read_header(model)["held_out"]["test"]
+    return {key: held_out[key] for key in row.paper}
+
+
+def _changed(text: str, changes: Mapping[str, str], shorter: int) -> str:
+    """A configuration with other values of keys that it has, and with fewer steps."""
+
+    def shortened(match: re.Match[str]) -> str:
+        return f"{match[1]}{max(1, int(match[2]) // shorter)}"
+
+    for key, value in changes.items():
+        text, n = re.subn(rf"^({key} = ).*$", rf"\g<1>{value}", text, flags=re.MULTILINE)
+        assert n == 1, f"{n} keys {key} in the configuration"
+    return re.sub(
+        r"^((?:max_steps|validate_every|warmup_steps|checkpoint_every) = )(\d+)$", shortened, text, flags=re.MULTILINE
+    )
+
+
+def _show(name: str, rows: list[Row], found: Mapping[str, Mapping[str, float]]) -> None:
+    keys = list(rows[0].paper)
+    columns = ["", *(f"{key} {who}" for key in keys for who in ("ours", "paper"))]
+    cells = []
+    for row in rows:
+        cells.append([row.name])
+        for key in keys:
+            published = row.paper[key]
+            cells[-1] += [f"{found[row.name][key]:.3g}", "" if published is None else f"{published:.3g}"]
+    table(f"{name}: test side, ours and as published", columns, cells, numbers=True)

@@ -1,0 +1,63 @@
+"""The paper's benchmarks run in their smallest form, and what they compare is the same function."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from egnn_md.checkpoint import save
+from egnn_md.data import nbody, random_graphs
+from egnn_md.models.autoencoder import GraphAutoencoder, GraphAutoencoderConfig
+from egnn_md.models.propagator import VelocityEGNN, VelocityEGNNConfig
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def test_the_literal_autoencoder_is_the_same_function(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    benchmark("autoencoder").main(["--batch", "2", "--rounds", "1", "--json", str(tmp_path / "speed.json")])
+    found = json.loads((tmp_path / "speed.json").read_text())["speed"]
+    assert found["largest_difference"] < 1e-4
+    assert found["ours, batches of 2"] == 1.0
+
+
+def test_equivariance_in_any_dimension(benchmark: Callable[[str], ModuleType]) -> None:
+    found = benchmark("dimensions").equivariance(n_systems=3)
+    assert len(found) == 8
+    assert max(found.values()) < 1e-10
+
+
+def test_soft_edges_of_graphs_and_particles(
+    benchmark: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    random_graphs.write(tmp_path / "g.npz", random_graphs.generate("erdos-renyi", {"test": 5}, 0))
+    nbody.write(tmp_path / "n.npz", {"test": nbody.generate("charged", 5, 4, 0, frames=(30, 40))})
+    models = {
+        "g": GraphAutoencoder(GraphAutoencoderConfig(hidden_dim=8, n_layers=2, soft_edges=True)),
+        "n": VelocityEGNN(VelocityEGNNConfig(1.0, hidden_dim=8, n_layers=2, soft_edges=True)),
+    }
+    script = benchmark("soft_edges")
+    for name, model in models.items():
+        save(model, tmp_path / f"{name}.safetensors")
+        picture = tmp_path / f"{name}.png"
+        words = ["--model", tmp_path / f"{name}.safetensors", "--file", tmp_path / f"{name}.npz", "-o", picture]
+        script.main([str(word) for word in words])
+        assert picture.stat().st_size > 1000
+    printed = capsys.readouterr().out
+    assert "no edge" in printed
+    assert "like charges" in printed
+    save(GraphAutoencoder(GraphAutoencoderConfig(hidden_dim=8)), tmp_path / "hard.safetensors")
+    with pytest.raises(SystemExit):
+        script.main(["--model", str(tmp_path / "hard.safetensors"), "--file", str(tmp_path / "g.npz")])
