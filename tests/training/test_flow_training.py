@@ -20,6 +20,9 @@ from egnn_md.training.flow_batches import FlowBatches
 from egnn_md.training.loop import Resources, train
 from egnn_md.units import FS_PER_TIME_UNIT
 
+# torch's own forward-mode differentiation still loads what torch calls deprecated
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
 CONFIG = """
 task = "flow"
 [data]
