@@ -10,9 +10,25 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import openmm
-from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
 from egnn_md.calculators.options import refuse_unknown
+
+
+class EGNNPotentialFactory:
+    """Makes an `EGNNPotential` for `MLPotential("egnn", model="organic-xtb")` or `MLPotential("organic-xtb")`."""
+
+    def createImpl(self, name: str, **args: Any) -> EGNNPotential:  # noqa: N802
+        """`model`: a shipped name, the path of a checkpoint or a `Potential`; other options as in `EGNNPotential`.
+
+        Raises TypeError for unknown options.
+        """
+        if name == "egnn":
+            return EGNNPotential(args.pop("model", "organic-xtb"), args)
+        return EGNNPotential(name, args)
+
+
+# openmm-ml looks for the class above while it is being imported, which may be here: so this import comes after it.
+from openmmml.mlpotential import MLPotentialImpl  # noqa: E402
 
 PRECISIONS: Final = {"single": "float32", "double": "float64"}
 DEFAULTS: Final[dict[str, Any]] = {
@@ -25,19 +41,6 @@ DEFAULTS: Final[dict[str, Any]] = {
 }
 _OF_EMBEDDING: Final = ("linkAtomDistances",)
 """Arguments of createMixedSystem that openmm-ml hands on to potentials too."""
-
-
-class EGNNPotentialFactory(MLPotentialImplFactory):  # type: ignore[misc]
-    """Makes an `EGNNPotential` for `MLPotential("egnn", model="organic-xtb")` or `MLPotential("organic-xtb")`."""
-
-    def createImpl(self, name: str, **args: Any) -> EGNNPotential:  # noqa: N802
-        """`model`: a shipped name, the path of a checkpoint or a `Potential`; other options as in `EGNNPotential`.
-
-        Raises TypeError for unknown options.
-        """
-        if name == "egnn":
-            return EGNNPotential(args.pop("model", "organic-xtb"), args)
-        return EGNNPotential(name, args)
 
 
 class EGNNPotential(MLPotentialImpl):  # type: ignore[misc]

@@ -365,7 +365,7 @@ def test_openmm_nve(benchmark: Callable[[str], ModuleType], model_file: str, dat
     assert row["gdb"] % 20 != 7
     assert np.isfinite([row["drift"], row["fluctuation"]]).all()
     assert row["fluctuation"] > 0
-    assert 50 < row["temperature"] < 2000
+    assert row["temperature"] > 50
 
 
 def test_openmm_overhead(benchmark: Callable[[str], ModuleType], model_file: str) -> None:

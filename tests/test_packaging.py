@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import egnn_md
+from egnn_md.checkpoint import read_header
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("egnn_md", "calculators", "tests", "examples", "docs", "benchmarks", ".ci")
@@ -155,8 +156,8 @@ assert all(point.load().__module__ == "egnn_md.calculators.openmm_ml" for point 
 print(*(point.name for point in points))
 """
     names = run("-c", "import sys\n" + script, cwd=tmp_path, path=installed).split()
-    shipped = {Path(name).stem for name in pretrained_files() if name.endswith(".safetensors")}
-    assert set(names) == {"egnn", *shipped}
+    potentials = {name for name in egnn_md.shipped_models() if read_header(name)["kind"] == "potential"}
+    assert set(names) == {"egnn", *potentials}
 
 
 def test_no_package_named_calculators_is_installed(installed: Path) -> None:

@@ -40,7 +40,7 @@ def start(
         atoms = atoms.copy()
         atoms.calc = own_energy(atoms, model, settings)
     information = {**(information or {}), "energy_filter": energy_filter and settings.ensemble == "nvt"}
-    return md.start(atoms, settings, folder, information, overwrite, _strides(model, information, compile))
+    return md.start(atoms, settings, folder, information, overwrite, integrate=_strides(model, information, compile))
 
 
 def resume(
@@ -54,7 +54,7 @@ def resume(
 ) -> Simulation:
     """Go on with a rollout; `calculator` as at its start (None: it had none). Errors as of `md.resume`."""
     calculator = calculator or own_energy(state.atoms(), model, state.settings)
-    return md.resume(state, folder, calculator, steps, _strides(model, state.information, compile))
+    return md.resume(state, folder, calculator, steps, integrate=_strides(model, state.information, compile))
 
 
 def own_energy(atoms: Atoms, model: FlowMap, settings: MDSettings) -> Any:

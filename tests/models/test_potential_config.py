@@ -37,7 +37,7 @@ def ethanol() -> Graph:
         {"cutoff": 0.0},
         {"cutoff": math.inf},
         {"network": "vector"},
-        {"core_start": 0.7},
+        {"core_start": 0.8},
         {"repulsion_reach": 0.5},
         {"hidden_dim": 0},
         {"message_dim": 10**9},
