@@ -236,8 +236,8 @@ class Computation:
         model: Potential = self._local.model
         prediction = model(graphs(positions, self.atomic_numbers, cell, self._pbc))
         energy = prediction.energy.item()
-        size = torch.linalg.vector_norm(prediction.forces).item()
-        if not math.isfinite(energy + size):
+        forces = prediction.forces.numpy(force=True)
+        if not math.isfinite(energy + float(np.vdot(forces, forces))):
             raise ValueError("the EGNN potential gave an energy or forces that are not finite for this structure")
         extrapolation = prediction.extrapolation.max().item()
         if extrapolation > EXTRAPOLATION_LIMIT and not self._warned:
