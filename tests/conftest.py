@@ -12,6 +12,7 @@ from egnn_md.checkpoint import save, shipped_models
 from egnn_md.models.potential import Potential, PotentialConfig
 from egnn_md.nn.familiarity import Familiarity
 
+Call = Callable[..., tuple[int, str, list[str]]]
 ORGANIC = (1, 6, 7, 8, 9)
 REFERENCE_ENERGIES = (-13.6, -1029.0, -1485.0, -2042.0, -2715.0)
 
@@ -64,3 +65,23 @@ def shipped() -> str:
     if "organic-xtb" not in shipped_models():
         pytest.skip("the shipped checkpoint is not in this tree")
     return "organic-xtb"
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """Run `egnn-md …` in an empty folder: exit code, stdout, lines of stderr."""
+    from egnn_md.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, list[str]]:
+        capfd.readouterr()
+        code = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err.splitlines()
+
+    return run

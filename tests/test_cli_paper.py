@@ -12,31 +12,13 @@ import pytest
 import torch
 
 from egnn_md.checkpoint import save
-from egnn_md.cli import main, reproduce
+from egnn_md.cli import reproduce
 from egnn_md.data import random_graphs
 from egnn_md.models.autoencoder import GraphAutoencoder, GraphAutoencoderConfig
 from egnn_md.models.propagator import IntegratorConfig, IntegratorPropagator
 from egnn_md.training.config import load_config
 
 Call = Callable[..., tuple[int, str, list[str]]]
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """Run `egnn-md …` in an empty folder: exit code, stdout, lines of stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, list[str]]:
-        capfd.readouterr()
-        code = 0
-        try:
-            main([str(word) for word in words])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        return code, out, err.splitlines()
-
-    return run
 
 
 @pytest.fixture

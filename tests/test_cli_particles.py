@@ -12,29 +12,10 @@ import pytest
 import torch
 
 from egnn_md.checkpoint import save
-from egnn_md.cli import main
 from egnn_md.data import nbody
 from egnn_md.models.propagator import IntegratorConfig, IntegratorPropagator, VelocityEGNN, VelocityEGNNConfig
 
 Call = Callable[..., tuple[int, str, list[str]]]
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """Run `egnn-md …` in an empty folder: exit code, stdout, lines of stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, list[str]]:
-        capfd.readouterr()
-        code = 0
-        try:
-            main([str(word) for word in words])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        return code, out, err.splitlines()
-
-    return run
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egnn_md.data.files import write_npz
 from egnn_md.data.structures import DataError, ragged_rows
 from egnn_md.models.potential import Potential, forces_from_edges
 from egnn_md.nn.ops import segment_sum
@@ -121,13 +121,7 @@ class Segments:
         """Write an npz without pickles, whole or not at all."""
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
         details = json.dumps({"spacing_fs": self.spacing, "origin": self.origin})
-        temporary = path.with_name(f".partial.{path.name}")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, details=np.array(details), **arrays)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_npz(path, {**arrays, "details": np.array(details)}, compress=False)
 
 
 _PER_ATOM: Final = ("atomic_numbers", "masses", "positions", "velocities", "forces")

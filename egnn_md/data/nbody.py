@@ -13,7 +13,6 @@ side with all frames from 0 on.
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from egnn_md.data.files import write_npz
 from egnn_md.data.structures import DataError
 
 FloatArray = NDArray[np.floating[Any]]
@@ -191,13 +191,7 @@ def write(path: Path, sides: dict[str, Trajectories]) -> None:
             arrays[f"{side}_charges"] = part.charges.astype(np.float32)
         else:
             arrays[f"{side}_springs"] = part.couplings
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_npz(path, arrays)
 
 
 def read(path: Path, side: str) -> Trajectories:

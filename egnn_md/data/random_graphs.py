@@ -14,7 +14,6 @@ of graphs isomorphic to one of an earlier side.
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +24,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from egnn_md.data.files import write_npz
 from egnn_md.data.structures import DataError
 
 Family = Literal["community", "erdos-renyi"]
@@ -169,13 +169,7 @@ def write(path: Path, sides: Mapping[str, RandomGraphs]) -> None:
         arrays["family"] = graphs.family
         for name in ("n_nodes", "n_edges", "edges", "repeats"):
             arrays[f"{side}_{name}"] = np.asarray(getattr(graphs, name), np.int32)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_npz(path, arrays)
 
 
 def read(path: Path, side: str) -> RandomGraphs:

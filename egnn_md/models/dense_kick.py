@@ -7,7 +7,7 @@ of a molecule are neighbours.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,7 @@ from torch.nn.functional import linear, rms_norm, silu
 
 from egnn_md.models.flow import FORCE_SCALE, FlowMap, Kick
 from egnn_md.nn.radial import TINY_SQUARE, cutoff_envelope
-from egnn_md.nn.vector_egcl import NEIGHBOR_SCALE, VectorEGCL
-
-NORM_FLOOR: Final = 1e-3
-"""As in `VectorEGCL`."""
+from egnn_md.nn.vector_egcl import NEIGHBOR_SCALE, NORM_FLOOR, VectorEGCL
 
 
 class _Layer(NamedTuple):

@@ -33,7 +33,7 @@ from egnn_md.elements import MAX_ATOMIC_NUMBER, symbols
 from egnn_md.models.potential import LARGEST, UnsupportedElement
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.radial import BesselBasis, cutoff_envelope, distance
-from egnn_md.nn.vector_egcl import VectorEGCL
+from egnn_md.nn.vector_egcl import NORM_FLOOR, VectorEGCL
 from egnn_md.units import FS_PER_TIME_UNIT
 
 FORCE_SCALE: Final = 10.0
@@ -173,7 +173,7 @@ class FlowMap(nn.Module):
     def _pair_terms(self, h: Tensor, v: Tensor, pairs: Tensor, directions: Tensor, radial: Tensor) -> Tensor:
         """f_ij and ε_ij before envelope and scale, (n_pairs, 2): the same from both ends."""
         first, second = pairs
-        node = self.pair_node(h * torch.rsqrt(h.square().mean(-1, keepdim=True) + 1e-3))
+        node = self.pair_node(h * torch.rsqrt(h.square().mean(-1, keepdim=True) + NORM_FLOOR))
         v_first, v_second = gather(v, first), gather(v, second)
         inputs = [radial, (directions * (v_first - v_second)).sum(1), (v_first * v_second).sum(1)]
         hidden = gather(node, first) + gather(node, second) + self.pair_inputs(torch.cat(inputs, -1))
