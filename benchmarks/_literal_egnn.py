@@ -62,11 +62,11 @@ class LiteralLayer(nn.Module):
             first.bias.copy_(parts.source.bias)
         second.load_state_dict(parts.output.state_dict())
         for mine, theirs in (
-            (self.node, layer.node_model),
+            (self.node, layer.node_model),  # the last layer of ours may have none: nobody reads what it would give
             (self.coordinate, layer.coordinate_model),
             (self.velocity, layer.velocity_model),
         ):
-            if mine is not None:
+            if mine is not None and theirs is not None:
                 mine.load_state_dict(cast(nn.Sequential, theirs).state_dict())
 
     def forward(

@@ -1,9 +1,9 @@
 """The graph autoencoder: speed beside one graph at a time, and how much an embedding can hold.
 
-Speed is that of training steps, optimizer included, on Community Small: batches of ours, ours one graph at a time, and
-a literal implementation (inputs of every edge concatenated) one graph at a time, as the authors train. The three take
-turns on one thread. With --overfit: 100 Erdős-Rényi graphs, trained and evaluated on the same, by dimension of the
-embedding.
+Speed is that of training steps, optimizer included, on Community Small: batches of ours, compiled (as the shipped
+configurations train) and not, ours one graph at a time, and a literal implementation (inputs of every edge
+concatenated) one graph at a time, as the authors train. They take turns on one thread. With --overfit: 100 Erdős-Rényi
+graphs, trained and evaluated on the same, by dimension of the embedding.
 
     python benchmarks/autoencoder.py
     python benchmarks/autoencoder.py --rounds 0 --overfit 4 8 16
@@ -61,6 +61,7 @@ def speed(batch: int, rounds: int) -> dict[str, float]:
 
     from egnn_md.data.random_graphs import generate
     from egnn_md.models.autoencoder import GraphAutoencoder, GraphAutoencoderConfig, GraphInput
+    from egnn_md.nn.compilation import CompiledModule
     from egnn_md.training.autoencoder_metrics import GraphBatches
 
     torch.manual_seed(0)
@@ -68,25 +69,27 @@ def speed(batch: int, rounds: int) -> dict[str, float]:
     batches = GraphBatches(side, 8, torch.float32)
     together = batches[list(range(batch))].graphs
     single = [batches[[k]].graphs for k in range(batch)]
-    ours, alone = (GraphAutoencoder(GraphAutoencoderConfig()) for _ in range(2))
+    ours, alone, traced = (GraphAutoencoder(GraphAutoencoderConfig()) for _ in range(3))
     literal = literal_like(ours)
     with torch.no_grad():
         parts = torch.cat([literal(graph) for graph in single])
         difference = float((ours(together) - parts).abs().max())
 
-    def training(model: torch.nn.Module, steps: list[GraphInput]) -> Callable[[], None]:
+    def training(model: torch.nn.Module, steps: list[GraphInput], compiled: bool = False) -> Callable[[], None]:
+        network = CompiledModule(model) if compiled else model
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
         loss = torch.nn.functional.binary_cross_entropy_with_logits
 
         def run() -> None:
             for graphs in steps:
                 optimizer.zero_grad()
-                loss(model(graphs), graphs.adjacency, reduction="sum").backward()
+                loss(network(graphs), graphs.adjacency, reduction="sum").backward()
                 optimizer.step()
 
         return run
 
     ways = {
+        f"ours, batches of {batch}, compiled": training(traced, [together], compiled=True),
         f"ours, batches of {batch}": training(ours, [together]),
         "ours, one at a time": training(alone, single),
         "literal, one at a time": training(literal, single),

@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from egnn_md.nn.egnn import EGNN
+from egnn_md.nn.egnn import EGNN, one_over_others
 from egnn_md.nn.ops import gather, segment_sum
 
 DECODER_UNIT: Final = 10.0
@@ -69,15 +69,12 @@ class GraphAutoencoder(nn.Module):
     def __init__(self, config: GraphAutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = (config.hidden_dim, config.embedding_dim, config.n_layers)
         if config.encoder == "radial-field":
             self.encoder: nn.Module = RadialField(config.hidden_dim, config.n_layers)
         else:
             moves = config.encoder == "egnn"
+            sizes = (config.hidden_dim, None if moves else config.embedding_dim, config.n_layers)
             self.encoder = EGNN(1, *sizes, edge_dim=1, update_coordinates=moves, soft_edges=config.soft_edges)
-            if moves:
-                for unread in (self.encoder.output, cast(nn.Module, self.encoder.layers[-1].node_model)):
-                    unread.requires_grad_(False)  # positions do not depend on the last features
         self.weight = nn.Parameter(torch.full((1,), -0.1 / DECODER_UNIT))  # w
         self.bias = nn.Parameter(torch.full((1,), 1.0 / DECODER_UNIT))  # b
 
@@ -86,9 +83,9 @@ class GraphAutoencoder(nn.Module):
         noise, known = graphs.noise, graphs.adjacency.unsqueeze(-1).to(graphs.noise.dtype)
         if self.config.encoder == "radial-field":
             return cast(Tensor, self.encoder(noise, graphs.pairs, known, graphs.batch))
-        features = noise[:, :1] if self.config.encoder == "noise-gnn" else noise.new_ones(len(noise), 1)
+        features = noise[:, :1] if self.config.encoder == "noise-gnn" else noise.new_ones(noise.shape[0], 1)
         moves = self.config.encoder == "egnn"
-        positions = noise if moves else noise.new_zeros(len(noise), 1)
+        positions = noise if moves else noise.new_zeros(noise.shape[0], 1)
         state = self.encoder(features, positions, graphs.pairs, edge_attributes=known, batch=graphs.batch)
         return cast(Tensor, state.positions if moves else state.features)
 
@@ -119,9 +116,9 @@ class RadialField(nn.Module):
 
     def forward(self, positions: Tensor, pairs: Tensor, attributes: Tensor, batch: Tensor) -> Tensor:
         """(n_nodes, n_dim), (2, n_pairs), (n_pairs, 1), (n_nodes,) -> (n_nodes, n_dim)."""
-        scale = 1.0 / (torch.bincount(batch)[batch].to(positions.dtype) - 1.0).clamp(min=1.0).unsqueeze(-1)
+        scale = one_over_others(batch, positions.dtype)
         for layer in self.layers:
             difference = gather(positions, pairs[0]) - gather(positions, pairs[1])
             push = layer(torch.cat([difference.square().sum(-1, keepdim=True), attributes], -1))
-            positions = positions + scale * segment_sum(difference * push, pairs[0], len(positions))
+            positions = positions + scale * segment_sum(difference * push, pairs[0], positions.shape[0])
         return positions

@@ -62,10 +62,8 @@ class VelocityEGNN(nn.Module):
     def __init__(self, config: VelocityEGNNConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = (config.hidden_dim, 1, config.n_layers)
+        sizes = (config.hidden_dim, None, config.n_layers)
         self.network = EGNN(1, *sizes, edge_dim=2, velocities=True, soft_edges=config.soft_edges)
-        for unread in (self.network.output, self.network.layers[-1].node_model):
-            unread.requires_grad_(False)  # positions do not depend on the last features
 
     def forward(self, particles: Particles, duration: float, **_: Any) -> tuple[Tensor, None]:
         """Positions (n_systems, n_particles, n_dim) after `duration`; it predicts no velocities.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from egnn_md.nn.ops import opaque_sums
 
@@ -29,6 +30,26 @@ def compile_function(
         _connect_saved_results(traced)
     compiled: Callable[..., Any] = torch.compile(traced, dynamic=True)
     return compiled
+
+
+class CompiledModule:
+    """`module(*inputs)`, traced and compiled at the first call; its weights may change between calls.
+
+    Inputs are tensors or named tuples of them, of any sizes; the module differentiates nothing inside itself.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._compiled: Callable[..., Any] | None = None
+
+    def __call__(self, *inputs: Any) -> Any:
+        weights = dict(self.module.named_parameters())
+        if self._compiled is None:
+            self._compiled = compile_function(self._call, (weights, *inputs), inner_gradient=False)
+        return self._compiled(weights, *inputs)
+
+    def _call(self, weights: dict[str, torch.Tensor], *inputs: Any) -> Any:
+        return torch.func.functional_call(self.module, weights, inputs)
 
 
 def _connect_saved_results(traced: torch.fx.GraphModule) -> None:

@@ -66,10 +66,11 @@ class EdgeModel(nn.Module):
     def forward(self, features: Tensor, edges: EdgeInput, squared_distances: Tensor) -> Tensor:
         """h (n_nodes, hidden_dim), d² (n_edges, 1) -> m_ij (n_edges, hidden_dim)."""
         centre, neighbor = edges.index
-        pair = squared_distances
+        ends = gather(self.source(features), centre) + gather(self.target(features), neighbor)
+        by_distance, by_attributes = self.pair.weight.t().contiguous().tensor_split([1])  # (inputs, hidden_dim): so,
+        hidden = torch.addmm(ends, squared_distances, by_distance)  # gradients of such thin products are quick
         if edges.attributes is not None:
-            pair = torch.cat([pair, edges.attributes], -1)
-        hidden = gather(self.source(features), centre) + gather(self.target(features), neighbor) + self.pair(pair)
+            hidden = torch.addmm(hidden, edges.attributes, by_attributes)
         return nn.functional.silu(self.output(nn.functional.silu(hidden)))
 
 
@@ -98,6 +99,7 @@ class EGCL(nn.Module):
     velocity_recursion: v' = φ_v(h) v + … with the velocity of the layer before, instead of the input velocity.
     soft_edges: weigh messages by φ_inf(m_ij) in (0, 1), eq. 8.
     residual: add h to φ_h, as the authors' code does.
+    update_features: apply eqs. 5 and 6; False for a last layer whose features nobody reads.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class EGCL(nn.Module):
         velocity_recursion: bool = False,
         soft_edges: bool = False,
         residual: bool = True,
+        update_features: bool = True,
     ) -> None:
         super().__init__()
         if velocities and not update_coordinates:
@@ -117,7 +120,7 @@ class EGCL(nn.Module):
         self.velocity_recursion = velocity_recursion
         self.residual = residual
         self.edge_model = EdgeModel(hidden_dim, edge_dim)  # φ_e
-        self.node_model = _two_layers(2 * hidden_dim, hidden_dim, hidden_dim)  # φ_h
+        self.node_model = _two_layers(2 * hidden_dim, hidden_dim, hidden_dim) if update_features else None  # φ_h
         self.soft_edge = nn.Linear(hidden_dim, 1) if soft_edges else None  # φ_inf, before its sigmoid
         self.coordinate_model = _two_layers(hidden_dim, hidden_dim, 1, bias=False) if update_coordinates else None
         self.velocity_model = _two_layers(hidden_dim, hidden_dim, 1) if velocities else None  # φ_v
@@ -140,6 +143,8 @@ class EGCL(nn.Module):
         if edges.weight is not None:
             messages = messages * edges.weight
         moved = self._move(state, edges, messages, differences, input_velocities)
+        if self.node_model is None:
+            return moved
         aggregated = segment_sum(messages, centre, state.features.shape[0])
         update = self.node_model(torch.cat([state.features, aggregated], -1))
         return replace(moved, features=state.features + update if self.residual else update)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from egnn_md.nn.egcl import EGCL, EdgeInput, NodeState
-from egnn_md.nn.ops import segment_sum
+from egnn_md.nn.ops import gather, segment_sum
 
 CoordinateScale = Literal["others", "mean", "sum"]
 """C of eqs. 4 and 7: 1/(n-1) of the paper, n the nodes of a graph; 1/neighbours of each node; or 1."""
@@ -19,7 +19,8 @@ class EGNN(nn.Module):
 
     Parameters
     ----------
-    in_dim, hidden_dim, out_dim: widths of the input, hidden and output features.
+    in_dim, hidden_dim, out_dim: widths of the input, hidden and output features; out_dim None where only positions
+        (and velocities) are wanted: the last layer then leaves the features alone.
     n_layers: number of EGCLs.
     coordinate_scale: the constant C, see `CoordinateScale`.
     layer_options: passed on to `EGCL` (edge_dim, update_coordinates, velocities, soft_edges, …).
@@ -29,7 +30,7 @@ class EGNN(nn.Module):
         self,
         in_dim: int,
         hidden_dim: int,
-        out_dim: int,
+        out_dim: int | None,
         n_layers: int,
         *,
         coordinate_scale: CoordinateScale = "others",
@@ -42,8 +43,16 @@ class EGNN(nn.Module):
         self.coordinate_scale = coordinate_scale
         self.has_velocities = bool(layer_options.get("velocities", False))
         self.embedding = nn.Linear(in_dim, hidden_dim)
-        self.layers = nn.ModuleList(EGCL(hidden_dim, edge_dim=edge_dim, **layer_options) for _ in range(n_layers))
-        self.output = nn.Linear(hidden_dim, out_dim)
+        self.layers = nn.ModuleList(
+            EGCL(
+                hidden_dim,
+                edge_dim=edge_dim,
+                update_features=out_dim is not None or k + 1 < n_layers,
+                **layer_options,
+            )
+            for k in range(n_layers)
+        )
+        self.output = nn.Identity() if out_dim is None else nn.Linear(hidden_dim, out_dim)
 
     def forward(
         self,
@@ -84,5 +93,11 @@ def _coordinate_scale(kind: CoordinateScale, positions: Tensor, edge_index: Tens
         return 1.0 / segment_sum(ones, edge_index[0], n_nodes).clamp(min=1.0)
     if batch is None:
         return positions.new_full((n_nodes, 1), 1.0 / max(n_nodes - 1, 1))
-    others = torch.bincount(batch)[batch].to(positions.dtype) - 1.0
-    return 1.0 / others.clamp(min=1.0).unsqueeze(-1)
+    return one_over_others(batch, positions.dtype)
+
+
+def one_over_others(batch: Tensor, dtype: torch.dtype) -> Tensor:
+    """C = 1/(n - 1) of eq. 4 for each node, (n_nodes, 1), n the nodes of its graph; 1 where it is alone."""
+    n_nodes = batch.shape[0]  # there are no more graphs than nodes
+    counts = segment_sum(torch.ones(n_nodes, 1, dtype=dtype, device=batch.device), batch, n_nodes)
+    return 1.0 / (gather(counts, batch) - 1.0).clamp(min=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from egnn_md.checkpoint import load
 from egnn_md.data import random_graphs
 from egnn_md.data.structures import DataError
-from egnn_md.models.autoencoder import Encoder, GraphAutoencoder, GraphAutoencoderConfig
+from egnn_md.models.autoencoder import Encoder, GraphAutoencoder, GraphAutoencoderConfig, GraphInput
+from egnn_md.nn.compilation import CompiledModule
 from egnn_md.training.autoencoder_metrics import (
     EdgeMetrics,
     GraphBatch,
@@ -49,6 +51,13 @@ class AutoencoderModelConfig(Section):
         return self
 
 
+class AutoencoderTrainingConfig(TrainingConfig):
+    """The training, and whether to compile it."""
+
+    compile: bool = False
+    """Trace and compile the network: half a minute at the start, then about 1.3 times as fast on a CPU."""
+
+
 class AutoencoderRun(RunConfig):
     """The whole file."""
 
@@ -56,7 +65,7 @@ class AutoencoderRun(RunConfig):
     name: str = "autoencoder"
     data: AutoencoderDataConfig
     model: AutoencoderModelConfig = AutoencoderModelConfig()
-    training: TrainingConfig
+    training: AutoencoderTrainingConfig
 
 
 class AutoencoderTask:
@@ -74,6 +83,7 @@ class AutoencoderTask:
         self.sides = {side: random_graphs.read(files[0], side) for side in random_graphs.SIDES}
         if config.data.n_train is not None:
             self.sides = dict.fromkeys(self.sides, self.sides["train"].select(config.data.n_train))
+        self._network: Callable[[GraphInput], Tensor] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,7 +111,9 @@ class AutoencoderTask:
         rng = np.random.default_rng([self.config.seed, step, batch.numbers[0]])
         noise = torch.from_numpy(rng.standard_normal(shape, np.float32)).to(batch.graphs.noise)
         graphs = batch.graphs._replace(noise=noise)
-        bce = nn.functional.binary_cross_entropy_with_logits(model(graphs), graphs.adjacency, reduction="sum")
+        if self._network is None:
+            self._network = CompiledModule(model) if self.config.training.compile else model
+        bce = nn.functional.binary_cross_entropy_with_logits(self._network(graphs), graphs.adjacency, reduction="sum")
         return {"loss": bce.double() * batch.share[0]}
 
     def error_sums(self, model: GraphAutoencoder, batch: GraphBatch) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict, cast
@@ -20,7 +20,7 @@ from egnn_md.graph import Graph
 from egnn_md.models.property import MASSES, PropertyConfig, PropertyModel
 from egnn_md.models.property_networks import READOUTS, MoleculeBatch
 from egnn_md.neighbors import molecules_graph
-from egnn_md.nn.compilation import compile_function
+from egnn_md.nn.compilation import CompiledModule
 from egnn_md.targets import BY_NAME, NAMES
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
 from egnn_md.training.property_metrics import (
@@ -191,15 +191,7 @@ class PropertyTask:
         return named | {"score": relative.mean()}
 
     def information(self) -> dict[str, Any]:
-        labelled = np.isfinite(self.train.targets).sum(0)
-        return {
-            "split": "the data's own",
-            "training_data": {
-                "files": list(self.data.sources),
-                "n_molecules": len(self.train),
-                "labels": {name: int(labelled[NAMES.index(name)]) for name in self.targets},
-            },
-        }
+        return {"split": "the data's own", "training_data": training_data(self.train, self.targets)}
 
     def finish(self, model: PropertyModel, folder: Path) -> dict[str, Any]:
         fit_familiarity(model, self.train)
@@ -224,6 +216,16 @@ def divide(data: Molecules, n_train: int | None, seed: int) -> tuple[Molecules, 
     if len(train) == 0 or len(valid) == 0:
         raise DataError("no training or no validation molecules: the data needs the paper's split (see the guide)")
     return train, valid, test
+
+
+def training_data(train: Molecules, targets: tuple[str, ...]) -> dict[str, Any]:
+    """What a checkpoint says of the molecules it was trained on."""
+    labelled = np.isfinite(train.targets).sum(0)
+    return {
+        "files": list(train.sources),
+        "n_molecules": len(train),
+        "labels": {name: int(labelled[NAMES.index(name)]) for name in targets},
+    }
 
 
 def mean_absolute_deviation(molecules: Molecules, targets: tuple[str, ...]) -> Tensor:
@@ -296,23 +298,13 @@ class PropertyLoss:
 
     def __init__(self, model: PropertyModel, config: PropertyTrainingConfig, deviation: Tensor) -> None:
         self.model = model
-        self.config = config
-        self.terms = _Terms(model, deviation, config.loss)
-        self._compiled: Any = None
+        terms = _Terms(model, deviation, config.loss)
+        self.terms: Callable[..., tuple[Tensor, Tensor, Tensor]] = CompiledModule(terms) if config.compile else terms
 
     def __call__(self, batch: PropertyBatch) -> tuple[Tensor, Tensor, Tensor]:
         """(what to minimise, its part for the errors, its part for the uncertainty)."""
         molecules = self.model.prepare(batch.graph(self.model.config.reach))
-        inputs = (*molecules[:5], batch.labels)
-        parameters = {f"model.{name}": value for name, value in self.model.named_parameters()}
-        if self.config.compile and self._compiled is None:
-            self._compiled = compile_function(self._call, (parameters, *inputs), inner_gradient=False)
-        call = self._call if self._compiled is None else self._compiled
-        terms: tuple[Tensor, Tensor, Tensor] = call(parameters, *inputs)
-        return terms
-
-    def _call(self, parameters: Mapping[str, Tensor], *inputs: Tensor) -> Any:
-        return torch.func.functional_call(self.terms, dict(parameters), inputs)
+        return self.terms(*molecules[:5], batch.labels)
 
 
 class _Terms(nn.Module):

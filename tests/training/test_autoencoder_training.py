@@ -77,6 +77,31 @@ def test_n_train_asks_how_much_can_be_stored(make: Callable[..., Path], tmp_path
     assert np.array_equal(task.sides["test"].edges, task.sides["train"].edges)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("encoder", ["egnn", "gnn", "radial-field"])
+def test_a_traced_step_has_the_same_gradients(
+    encoder: str, make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a batch of other sizes than the one it was traced with."""
+    monkeypatch.setattr(torch, "compile", lambda traced, dynamic: traced)
+    found = []
+    for option in ("", "compile = true"):
+        file = make(f'encoder = "{encoder}"')
+        file.write_text(file.read_text() + option)
+        task = AutoencoderTask(load_config(file), [tmp_path / "g.npz"])  # type: ignore[arg-type]
+        torch.manual_seed(0)
+        model = task.build_model()
+        assert isinstance(model, GraphAutoencoder)
+        batches, _ = task.batches(model)
+        for chosen in ([0, 1, 2], [3, 4, 5, 6, 7]):
+            model.zero_grad()
+            task.loss(model, batches[chosen], 0)["loss"].backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys() == dict(model.named_parameters()).keys()
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], rtol=1e-3, atol=1e-5), name
+
+
 def test_the_noise_depends_on_seed_and_step_alone(make: Callable[..., Path], tmp_path: Path) -> None:
     task = AutoencoderTask(load_config(make()), [tmp_path / "g.npz"])  # type: ignore[arg-type]
     torch.manual_seed(0)
