@@ -22,8 +22,8 @@ from torch import Tensor
 
 from egnn_md.data.files import write_npz
 from egnn_md.data.structures import DataError, ragged_rows
-from egnn_md.models.potential import Potential, forces_from_edges
-from egnn_md.nn.ops import segment_sum
+from egnn_md.models.potential import Potential
+from egnn_md.neighbors import molecules_graph
 from egnn_md.units import BOLTZMANN, FS_PER_TIME_UNIT
 
 DEUTERIUM: Final = 2.01410177812
@@ -214,12 +214,8 @@ class _Swarm:
         self.n_atoms = np.array([len(numbers) for numbers, _ in copies])
         self.numbers = torch.from_numpy(np.concatenate([numbers for numbers, _ in copies]))
         model.check_elements(self.numbers)
-        self.species = model.species_of[self.numbers]
-        starts = np.cumsum(self.n_atoms) - self.n_atoms
-        all_pairs = [
-            np.stack(np.nonzero(~np.eye(n, dtype=bool))) + a for n, a in zip(self.n_atoms, starts, strict=True)
-        ]
-        self.edges = torch.from_numpy(np.concatenate(all_pairs, 1))
+        positions = torch.tensor(np.concatenate([positions for _, positions in copies]), dtype=model.dtype)
+        self.graph = molecules_graph(positions, self.numbers, torch.from_numpy(self.n_atoms), math.inf)  # all pairs
         self.copy = copy = torch.from_numpy(np.repeat(np.arange(len(copies)), self.n_atoms))
         self.masses = torch.tensor(atomic_masses[self.numbers.numpy()], dtype=model.dtype).unsqueeze(-1)
         drawn = torch.rand(len(copy), generator=self.rng) < settings.deuterium
@@ -227,7 +223,6 @@ class _Swarm:
         spread = settings.hottest - settings.coldest
         temperatures = settings.coldest + spread * torch.rand(len(copies), generator=self.rng)
         self.width = (BOLTZMANN * temperatures.to(model.dtype)[copy].unsqueeze(-1) / self.masses).sqrt()
-        positions = torch.tensor(np.concatenate([positions for _, positions in copies]), dtype=model.dtype)
         self.start_lengths = self._lengths(positions)
         self.state = _State(positions, self.width * self._noise(), *self._forces(positions))
 
@@ -235,13 +230,12 @@ class _Swarm:
         return torch.randn((len(self.numbers), 3), generator=self.rng).to(self.model.dtype)
 
     def _forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        vectors = positions[self.edges[1]] - positions[self.edges[0]]
-        energies, gradient, _ = self.model.energies_and_gradient(vectors, self.species, self.edges)
-        forces = forces_from_edges(gradient, self.edges, len(positions))
-        return forces, segment_sum(energies, self.copy, len(self.n_atoms))
+        prediction = self.model(replace(self.graph, positions=positions))
+        return prediction.forces, prediction.energy
 
     def _lengths(self, positions: Tensor) -> Tensor:
-        lengths: Tensor = torch.linalg.vector_norm(positions[self.edges[1]] - positions[self.edges[0]], dim=-1)
+        i, j = self.graph.edge_index
+        lengths: Tensor = torch.linalg.vector_norm(positions[j] - positions[i], dim=-1)
         return lengths
 
     def step(self, timestep: float, friction: float = 0.0) -> None:

@@ -67,7 +67,7 @@ class FlowDynamics(MolecularDynamics):  # type: ignore[misc]
 
     Strides themselves conserve momentum and angular momentum to round-off and are reversible in time. `accepted` counts
     the strides kept, out of `nsteps`. Raises SettingsError for options and structures that make no sense,
-    UnsupportedElement, CheckpointError.
+    UnsupportedElement, UnknownMolecule, CheckpointError.
     """
 
     def __init__(
@@ -87,7 +87,9 @@ class FlowDynamics(MolecularDynamics):  # type: ignore[misc]
         if energy_filter and temperature_K is None:
             raise SettingsError("energy_filter needs a thermostat: give temperature_K")
         masses = atoms.get_masses()
-        self.strider = Strider(load_flow(model), atoms.numbers, masses, stride, compile=compile)
+        flow = load_flow(model)
+        flow.check_molecule(atoms.numbers, atoms.positions)
+        self.strider = Strider(flow, atoms.numbers, masses, stride, compile=compile)
         self.rng = np.random.default_rng(rng)
         self.temperature = temperature_K
         self.thermostat = None

@@ -25,11 +25,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from egnn_md.elements import MAX_ATOMIC_NUMBER, symbols
+from egnn_md.models.molecules import bond_pattern
 from egnn_md.models.potential import LARGEST, UnsupportedElement
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.radial import BesselBasis, cutoff_envelope, distance
@@ -42,6 +45,10 @@ FORCE_SCALE: Final = 10.0
 
 Kick = tuple[Tensor, Tensor]
 """Impulse over time of each atom, (n_atoms, 3) eV/Å, and its share of the energy, (n_atoms,) eV."""
+
+
+class UnknownMolecule(ValueError):
+    """A molecule that a flow map was not trained to move: it would go wrong without a sign."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,8 @@ class FlowConfig:
     n_layers: int = 2
     n_vectors: int = 16
     n_radial: int = 16
+    molecules: tuple[str, ...] = ()
+    """What it was trained to move, as `egnn_md.models.molecules.bond_pattern` names it; empty: not known."""
 
     def __post_init__(self) -> None:
         if list(self.elements) != sorted(set(self.elements)) or not all(type(z) is int for z in self.elements):
@@ -125,6 +134,21 @@ class FlowMap(nn.Module):
         if unknown:
             raise UnsupportedElement(
                 f"this flow map knows {symbols(self.config.elements)}; the structure has {symbols(unknown)}"
+            )
+
+    def check_molecule(self, atomic_numbers: NDArray[np.int64], positions: NDArray[np.float64]) -> None:
+        """Raise UnsupportedElement, or UnknownMolecule if it was not trained to move this one.
+
+        atomic_numbers (n_atoms,), positions (n_atoms, 3) Å.
+        """
+        self.check_elements(torch.as_tensor(atomic_numbers))
+        known = self.config.molecules
+        if known and (found := bond_pattern(atomic_numbers, positions)) not in known:
+            formulas = sorted({name.split(":")[0] for name in known})
+            other = ", with other bonds" if found.split(":")[0] in formulas else ""
+            raise UnknownMolecule(
+                f"this flow map moves {', '.join(formulas)}; the structure is {found.split(':')[0]}{other}. "
+                "Train one for it: egnn-md data flow, then egnn-md train"
             )
 
     def n_substeps(self, stride: float) -> int:

@@ -14,7 +14,7 @@ passing, and without energy labels it is all that E learns from (up to a constan
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -27,6 +27,7 @@ from egnn_md.checkpoint import load
 from egnn_md.data.flow import Segments, read_segments
 from egnn_md.data.structures import DataError
 from egnn_md.models.flow import FlowConfig, FlowMap
+from egnn_md.models.molecules import bond_pattern
 from egnn_md.nn.ops import segment_sum
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
 from egnn_md.training.flow_batches import FlowBatch, FlowBatches, SampleOf
@@ -151,11 +152,13 @@ class FlowTask:
         dtype = cast(torch.dtype, getattr(torch, self.config.training.dtype))
         if self.config.init_from is None:
             settings = self.config.model.model_dump()
-            return FlowMap(FlowConfig(elements, _references(self.sides["train"], elements), **settings)).to(dtype)
+            references = _references(self.sides["train"], elements)
+            return FlowMap(FlowConfig(elements, references, molecules=_molecules(self.segments), **settings)).to(dtype)
         model = load(self.config.init_from, dtype=dtype).requires_grad_(True)
         if not isinstance(model, FlowMap):
             raise ConfigError(f"init_from {self.config.init_from!r} is a {type(model).__name__}, no flow map")
         model.check_elements(torch.tensor(elements))
+        model.config = replace(model.config, molecules=_molecules(self.segments))
         return model
 
     def batches(self, model: FlowMap) -> tuple[FlowBatches, SampleOf]:
@@ -207,6 +210,14 @@ def _references(segments: Segments, elements: tuple[int, ...]) -> tuple[float, .
     """Least-squares energy per element, eV; the smallest where compositions do not decide."""
     found = np.linalg.lstsq(segments.composition(elements), segments.energy[:, 0], rcond=None)[0]
     return tuple(found.tolist())
+
+
+def _molecules(segments: Segments) -> tuple[str, ...]:
+    """What the segments are of, by the first snapshot of each copy."""
+    _, first = np.unique(segments.copy, return_index=True)
+    ends = np.cumsum(segments.n_atoms)
+    atoms = [slice(ends[k] - segments.n_atoms[k], ends[k]) for k in first]
+    return tuple(sorted({bond_pattern(segments.atomic_numbers[a], segments.positions[a, 0]) for a in atoms}))
 
 
 def held_out(model: FlowMap, segments: Segments) -> dict[str, Any]:

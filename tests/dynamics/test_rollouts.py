@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import molecule
 from ase.units import fs
 from flow_maps import moving, random_flow
 from model_systems import Springs
@@ -19,6 +20,8 @@ from egnn_md.dynamics.ase_flow import FlowEnergy
 from egnn_md.dynamics.flow import Strider
 from egnn_md.dynamics.settings import MDSettings, SettingsError
 from egnn_md.dynamics.state import RestartState
+from egnn_md.models.flow import UnknownMolecule
+from egnn_md.models.molecules import bond_pattern
 from egnn_md.models.potential import UnsupportedElement
 from egnn_md.units import BOLTZMANN
 
@@ -143,6 +146,28 @@ def test_unknown_elements_and_models_of_another_kind_are_refused(checkpoint_file
         FlowDynamics(moving("NH3"), random_flow())
     with pytest.raises(SettingsError, match="is a Potential"):
         FlowDynamics(moving(), checkpoint_file)
+
+
+def test_only_the_molecules_of_the_training_are_moved() -> None:
+    ethanol = moving()
+    model = random_flow(strength=0.003, molecules=(bond_pattern(ethanol.numbers, ethanol.positions),))
+    FlowDynamics(ethanol[::-1], model)  # whatever the order of the atoms
+    for other, message in (("CH3OCH3", "C2H6O, with other bonds"), ("H2O", "the structure is H2O")):
+        with pytest.raises(UnknownMolecule, match=message):
+            FlowDynamics(moving(other), model)
+
+
+def test_the_bond_pattern_tells_isomers_apart_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    names = ("CH3CH2OH", "CH3OCH3", "trans-butane", "isobutane", "C6H6", "CH3CHO", "C2H6CHOH", "cyclobutane", "C4H4O")
+    patterns = set()
+    for atoms in map(molecule, names):
+        first = bond_pattern(atoms.numbers, atoms.positions)
+        shuffled = atoms[rng.permutation(len(atoms))]
+        moved = -shuffled.positions + 0.05 * rng.standard_normal(shuffled.positions.shape)  # mirrored, vibrating
+        assert bond_pattern(shuffled.numbers, moved) == first
+        patterns.add(first)
+    assert len(patterns) == len(names)
 
 
 def test_an_interrupted_rollout_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ def test_training_lowers_the_error_and_leaves_a_model(method: str, segments: Seg
         errors = [float(row["valid_state_error"]) for row in csv.DictReader(log) if row["valid_state_error"]]
     assert len(errors) == 3
     assert errors[-1] < 0.95 * errors[0]
-    assert isinstance(load(file), FlowMap)
+    model = load(file)
+    assert isinstance(model, FlowMap)
+    assert [name.split(":")[0] for name in model.config.molecules] == ["H2O"]
     held_out = read_header(file)["held_out"]
     assert held_out["test"].keys() == {"0.5", "1", "1.5", "2"}
     assert held_out["valid"]["2"]["state_error"] < 2.0 * errors[-1]

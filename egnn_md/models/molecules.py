@@ -1,0 +1,40 @@
+"""Which molecule a structure is: its formula and who is bound to whom, whatever the order of its atoms."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egnn_md.elements import COVALENT_RADII
+from egnn_md.models.structures import Structure
+
+BOUND = 1.3
+"""Atoms are bound below this many sums of their covalent radii; thermal vibrations stay below."""
+ROUNDS = 6
+
+
+def bond_pattern(atomic_numbers: NDArray[np.int64], positions: NDArray[np.float64]) -> str:
+    """'C2H6O:1f2a3b4c': Hill's formula, and a hash of the bonds by Weisfeiler and Lehman's refinement.
+
+    atomic_numbers (n_atoms,), positions (n_atoms, 3) Å. Isomers differ, mirror images and conformers do not.
+    """
+    radii = np.array(COVALENT_RADII)[atomic_numbers]
+    distances = np.linalg.norm(positions[:, None] - positions, axis=-1)
+    bound = distances < BOUND * (radii[:, None] + radii)
+    np.fill_diagonal(bound, False)
+    labels = [str(z) for z in atomic_numbers.tolist()]
+    for _ in range(ROUNDS):
+        around = [sorted(labels[j] for j in np.flatnonzero(row)) for row in bound]
+        labels = [_digest(",".join([own, *others])) for own, others in zip(labels, around, strict=True)]
+    return f"{formula_of(atomic_numbers)}:{_digest(','.join(sorted(labels)))[:8]}"
+
+
+def formula_of(atomic_numbers: NDArray[np.int64]) -> str:
+    """Hill's formula."""
+    return Structure(atomic_numbers, np.zeros((len(atomic_numbers), 3))).formula()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
