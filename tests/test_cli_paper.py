@@ -59,7 +59,7 @@ def test_a_table_is_reproduced_and_goes_on(call: Call, monkeypatch: pytest.Monke
             counts = {"train": 12, "valid": 4, "test": 4}
             random_graphs.write(folder / f"{family}.npz", random_graphs.generate(family, counts, 0))  # type: ignore[arg-type]
 
-    monkeypatch.setitem(reproduce.TABLES, "autoencoder", replace(whole, make_data=few, quick=1500))
+    monkeypatch.setitem(reproduce.TABLES, "autoencoder", replace(whole, make_data=few, quick=3000))
     words = ("reproduce", "autoencoder", "--quick", "--only", "small, gnn", "-o", "r", "--json")
     code, out, _ = call(*words)
     assert code == 0
@@ -104,7 +104,7 @@ MISTAKES = [
     ("data erdos-renyi -o nowhere/new.npz", "nowhere"),
     ("evaluate m.safetensors DATA --split all", "train, valid or test"),
     ("evaluate m.safetensors nowhere.npz", "no such file"),
-    ("reproduce tabel", "nbody, autoencoder"),
+    ("reproduce tabel", "nbody, qm9, autoencoder"),
     ("reproduce nbody --only tree", "no row"),
     ("reproduce nbody --configs nowhere", "examples/ of the repository"),
 ]

@@ -87,16 +87,22 @@ def qm9(
 
     Example:  egnn-md data qm9 -o data/    and then    egnn-md train qm9-full.toml --data data/
     """
+    n_molecules = fetch_qm9(output)
+    target = output / "qm9.npz"
+    values = {"output": str(target), "n_molecules": n_molecules}
+    return Outcome(values, lambda: print(f"wrote {target}: {n_molecules} molecules"), as_json)
+
+
+def fetch_qm9(folder: Path) -> int:
+    """Leave qm9.npz in `folder`, from the archive there or from the network; returns the number of molecules."""
     from egnn_md.data.download import download_qm9
     from egnn_md.data.qm9 import read_qm9, write_qm9
 
     with progress_bar("fetching QM9") as progress:
-        archive = download_qm9(output, lambda name, done, total: progress(done, total))
+        archive = download_qm9(folder, lambda name, done, total: progress(done, total))
     molecules = read_qm9(archive)
-    target = output / "qm9.npz"
-    write_qm9(molecules, target)
-    values = {"output": str(target), "n_molecules": len(molecules)}
-    return Outcome(values, lambda: print(f"wrote {target}: {len(molecules)} molecules"), as_json)
+    write_qm9(molecules, folder / "qm9.npz")
+    return len(molecules)
 
 
 @app.command("flow")

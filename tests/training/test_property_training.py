@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ase.build import molecule
 from ase.collections import g2
 
 from egnn_md.checkpoint import load, read_header, save
-from egnn_md.cli import main
+from egnn_md.cli import main, reproduce
 from egnn_md.data.qm9 import Molecules, write_qm9
 from egnn_md.models.property import PropertyConfig, PropertyModel
 from egnn_md.targets import NAMES, TARGETS
@@ -182,6 +183,21 @@ def test_train_and_evaluate(call: Callable[..., Any], tmp_path: Path) -> None:
     code, everything, _ = call("evaluate", trained["model"], "qm9.npz", "--json")
     assert code == 0
     assert everything["mu"]["n"] == int(np.isfinite(data.having(ORGANIC).targets[:, 0]).sum())
+
+
+def test_the_papers_table_is_reproduced_for_one_property(
+    call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the qm9.npz that lies in the folder: nothing is fetched."""
+    monkeypatch.setitem(reproduce.TABLES, "qm9", replace(reproduce.TABLES["qm9"], quick=500_000))
+    (tmp_path / "r").mkdir()
+    write_qm9(molecules(), tmp_path / "r" / "qm9.npz")
+    code, found, err = call("reproduce", "qm9", "--quick", "--only", "homo", "-o", "r", "--json")
+    assert code == 0, err
+    ((name, figures),) = found["rows"].items()
+    assert name == "homo / meV"
+    assert figures["paper"] == {"mae": 29.0}
+    assert figures["ours"] == {"mae": read_header("r/homo-mev/model.safetensors")["held_out"]["test"]["homo"]["mae"]}
 
 
 @pytest.fixture
