@@ -80,7 +80,8 @@ def predict(source: Path, options: Any) -> tuple[dict[str, Any], float]:
     """The verb's summary, with processor time, and its largest memory, MiB."""
     process = subprocess.Popen(command(source, options, "--overwrite"), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    summary = json.loads(process.stdout.read())
+    with process.stdout as printed:
+        summary = json.loads(printed.read())
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     cpu = usage.ru_utime + usage.ru_stime

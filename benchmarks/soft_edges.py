@@ -1,7 +1,8 @@
 """What inferred edges look like: soft edge weight φ_inf (eq. 8) against distance, by kind of pair and layer.
 
-Takes a model trained with `soft_edges = true`: the paper's N-body model (pairs that repel or attract) or a graph
-autoencoder (pairs with an edge or without one), and a file with a test side.
+Takes a model trained with `soft_edges = true`: the paper's N-body model (pairs that repel or attract), a graph
+autoencoder (pairs with an edge or without one) or the paper's QM9 network (pairs of elements; it always infers edges),
+and a file with a test side.
 
     python benchmarks/soft_edges.py --model run/model.safetensors --file nbody.npz -o soft_edges.png
 """
@@ -59,6 +60,10 @@ def inputs(model: Any, file: Path) -> tuple[dict[str, Any], Any, Any]:
         graphs = batches[list(range(min(len(side), SAMPLES)))].graphs
         joined = graphs.adjacency.numpy() > 0.5
         return {"edge": joined, "no edge": ~joined}, model.encoder, lambda: model(graphs)
+    from egnn_md.models.property import PropertyModel
+
+    if isinstance(model, PropertyModel):
+        return of_molecules(model, file)
     from egnn_md.data import nbody
     from egnn_md.models.propagator import all_pairs
     from egnn_md.training.nbody_metrics import FRAMES, particles_at
@@ -71,6 +76,21 @@ def inputs(model: Any, file: Path) -> tuple[dict[str, Any], Any, Any]:
     if (known >= 0).all():
         kinds = {"spring": known > 0, "no spring": known == 0}
     return kinds, model.network, lambda: model(start, model.config.duration)
+
+
+def of_molecules(model: Any, file: Path) -> tuple[dict[str, Any], Any, Any]:
+    """`inputs` for molecules of H, C, N, O: pairs by their elements."""
+    from egnn_md.data.qm9 import read_qm9
+    from egnn_md.elements import symbol
+    from egnn_md.targets import NAMES
+    from egnn_md.training.property import MoleculeBatches
+
+    side = read_qm9(file).side("test").having(np.array(model.config.elements))
+    graph = MoleculeBatches(side, NAMES)[list(range(min(len(side), SAMPLES)))].graph(model.config.reach)
+    i, j = graph.atomic_numbers[graph.edge_index].numpy()
+    pairs = ((1, 1), (6, 1), (6, 6), (6, 7), (6, 8))
+    kinds = {f"{symbol(a)}-{symbol(b)}": ((i == a) & (j == b)) | ((i == b) & (j == a)) for a, b in pairs}
+    return {name: chosen for name, chosen in kinds.items() if chosen.any()}, model.network, lambda: model(graph)
 
 
 def watched(network: Any, run: Any) -> list[tuple[Any, Any]]:

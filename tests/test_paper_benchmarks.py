@@ -10,9 +10,11 @@ from types import ModuleType
 
 import pytest
 import torch
+from qm9_molecules import model_for, molecules
 
-from egnn_md.checkpoint import save
+from egnn_md.checkpoint import read_header, save
 from egnn_md.data import nbody, random_graphs
+from egnn_md.data.qm9 import write_qm9
 from egnn_md.models.autoencoder import GraphAutoencoder, GraphAutoencoderConfig
 from egnn_md.models.propagator import VelocityEGNN, VelocityEGNNConfig
 
@@ -36,6 +38,45 @@ def test_the_literal_autoencoder_is_the_same_function(
     assert found["ours, batches of 2, compiled"] == 1.0
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_both_property_networks_are_trained_for_the_same_time(
+    benchmark: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda traced, dynamic: traced)
+    script = benchmark("property_training")
+    for sizes in (script.OURS, script.PAPER):
+        monkeypatch.setitem(sizes, "hidden_dim", 8)
+        monkeypatch.setitem(sizes, "n_layers", 1)
+    write_qm9(molecules(), tmp_path / "qm9.npz")
+    words = ["--data", tmp_path, "--minutes", "0.05", "--networks", "paper", "vectors"]
+    script.main([str(word) for word in (*words, "--save", tmp_path / "m.safetensors", "--json", tmp_path / "r.json")])
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert len(found["runs"]) == 2
+    assert all(run["steps"] > 1 and len(run["mae"]) == 12 for run in found["runs"].values())
+    (ratio,) = found["ratio"].values()
+    ours, paper = (next(v for k, v in found["runs"].items() if k.startswith(name)) for name in ("vectors", "paper"))
+    assert ratio == pytest.approx(sum(ours["mae"][k] / paper["mae"][k] for k in paper["mae"]) / 12)
+    header = read_header(tmp_path / "m.safetensors")
+    assert header["held_out"]["valid"]["gap"]["mae"] == pytest.approx(ours["mae"]["gap"])
+
+
+def test_the_papers_network_is_the_long_way(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    write_qm9(molecules(), tmp_path / "qm9.npz")
+    words = ["--data", tmp_path, "--batch", "4", "--repeats", "1", "--json", tmp_path / "r.json"]
+    benchmark("paper_network").main([str(word) for word in words])
+    assert json.loads((tmp_path / "r.json").read_text())["largest_relative_difference"] < 1e-5
+
+
+def test_a_killed_prediction_is_resumed(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    write_qm9(molecules(), tmp_path / "qm9.npz")
+    save(model_for(molecules()), tmp_path / "m.safetensors")
+    words = ["--data", tmp_path, "--model", tmp_path / "m.safetensors", "--count", "200", "--json", tmp_path / "r.json"]
+    benchmark("prediction").main([str(word) for word in words])
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["resume_exact"]
+    assert [run["count"] for run in found["runs"]] == [200, 800]
+
+
 def test_equivariance_in_any_dimension(benchmark: Callable[[str], ModuleType]) -> None:
     found = benchmark("dimensions").equivariance(n_systems=3)
     assert len(found) == 8
@@ -48,7 +89,9 @@ def test_soft_edges_of_graphs_and_particles(
     torch.manual_seed(0)
     random_graphs.write(tmp_path / "g.npz", random_graphs.generate("erdos-renyi", {"test": 5}, 0))
     nbody.write(tmp_path / "n.npz", {"test": nbody.generate("charged", 5, 4, 0, frames=(30, 40))})
+    write_qm9(molecules(), tmp_path / "q.npz")
     models = {
+        "q": model_for(molecules(), "paper"),
         "g": GraphAutoencoder(GraphAutoencoderConfig(hidden_dim=8, n_layers=2, soft_edges=True)),
         "n": VelocityEGNN(VelocityEGNNConfig(1.0, hidden_dim=8, n_layers=2, soft_edges=True)),
     }
@@ -62,6 +105,7 @@ def test_soft_edges_of_graphs_and_particles(
     printed = capsys.readouterr().out
     assert "no edge" in printed
     assert "like charges" in printed
+    assert "C-H" in printed
     save(GraphAutoencoder(GraphAutoencoderConfig(hidden_dim=8)), tmp_path / "hard.safetensors")
     with pytest.raises(SystemExit):
         script.main(["--model", str(tmp_path / "hard.safetensors"), "--file", str(tmp_path / "g.npz")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ BOUND = 1.3
 ROUNDS = 6
 
 
-def bond_pattern(atomic_numbers: NDArray[np.int64], positions: NDArray[np.float64]) -> str:
+def bond_pattern(atomic_numbers: NDArray[np.int64], positions: NDArray[np.floating[Any]]) -> str:
     """'C2H6O:1f2a3b4c': Hill's formula, and a hash of the bonds by Weisfeiler and Lehman's refinement.
 
     atomic_numbers (n_atoms,), positions (n_atoms, 3) Å. Isomers differ, mirror images and conformers do not.

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
-from ase.collections import g2
+from qm9_molecules import ORGANIC, model_for, molecules
 
 from egnn_md.checkpoint import load, read_header, save
 from egnn_md.cli import main, reproduce
-from egnn_md.data.qm9 import Molecules, write_qm9
-from egnn_md.models.property import PropertyConfig, PropertyModel
+from egnn_md.data.qm9 import write_qm9
+from egnn_md.models.property import PropertyModel
 from egnn_md.targets import NAMES, TARGETS
 from egnn_md.training.property import (
     MoleculeBatches,
@@ -31,8 +31,6 @@ from egnn_md.training.property import (
 )
 from egnn_md.training.property_metrics import COVERAGES, Compared, calibrate, coverage
 
-ORGANIC = (1, 6, 7, 8)
-SMALL: dict[str, Any] = {"hidden_dim": 8, "message_dim": 8, "n_layers": 1, "n_vectors": 2, "n_radial": 4}
 CONFIG = """
 task = "property"
 name = "tiny"
@@ -49,36 +47,6 @@ max_steps = 4
 batch_size = 8
 validate_every = 4
 """
-
-
-def molecules(seed: int = 0) -> Molecules:
-    """ASE's small molecules of H, C, N, O, and some with F on the test side, with made-up labels, some missing."""
-    random = np.random.default_rng(seed)
-    known = [molecule(name) for name in g2.names if set(molecule(name).numbers) <= set(ORGANIC)]
-    known = [atoms for atoms in known if len(atoms) > 1]
-    foreign = [molecule(name) for name in ("CH3Cl", "CF4", "HF") if 17 not in molecule(name).numbers]
-    atoms = known + foreign
-    targets = random.normal(size=(len(atoms), len(NAMES)))
-    targets += np.array([[len(a)] for a in atoms])
-    targets[random.random(targets.shape) < 0.3] = np.nan
-    split = np.arange(len(atoms)) % 3
-    split[len(known) :] = 2
-    return Molecules(
-        index=np.arange(1, len(atoms) + 1),
-        n_atoms=np.array([len(a) for a in atoms]),
-        atomic_numbers=np.concatenate([a.numbers for a in atoms]),
-        positions=np.concatenate([a.positions for a in atoms]),
-        targets=targets,
-        split=split.astype(np.int8),
-    )
-
-
-def model_for(data: Molecules, network: str = "vectors") -> PropertyModel:
-    torch.manual_seed(0)
-    normalisation = fit_normalisation(data.having(ORGANIC), ORGANIC, network, NAMES)
-    model = PropertyModel(PropertyConfig(ORGANIC, **normalisation, network=network, **SMALL))  # type: ignore[arg-type]
-    model.familiarity.fit(torch.randn(400, 8), torch.arange(4).repeat(100))
-    return model
 
 
 @pytest.mark.parametrize(("network", "kind"), [("vectors", "relative"), ("paper", "l1")])
