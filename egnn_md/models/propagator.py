@@ -107,7 +107,7 @@ class IntegratorConfig:
     hidden_dim: int = 32
     n_layers: int = 2
     """Hidden layers of φ_e."""
-    substep: float = 1e-3
+    substep: float = 5e-4
     """Longest sub-step unless the caller asks for a number of sub-steps."""
 
     def __post_init__(self) -> None:

@@ -53,10 +53,10 @@ def make(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_it_learns_and_the_run_is_complete(make: Callable[..., Path], tmp_path: Path) -> None:
-    file = train(make(), output=tmp_path / "run", resources=QUIET)
+    file = train(make(steps=160), output=tmp_path / "run", resources=QUIET)
     with (tmp_path / "run" / "log.csv").open() as log:
         scores = [float(row["valid_score"]) for row in csv.DictReader(log) if row["valid_score"]]
-    assert min(scores) < 0.98 * scores[0]
+    assert min(scores) < 0.8 * scores[0]
     header = read_header(file)
     valid = header["held_out"]["valid"]
     assert valid["bce"] == pytest.approx(min(scores), rel=1e-4)
