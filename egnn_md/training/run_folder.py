@@ -19,14 +19,28 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
+class TrainingDiverged(ValueError):
+    """The loss is no number any more."""
+
+
+def check_finite(trainer: Trainer, name: str) -> None:
+    """Raise TrainingDiverged if the last value logged under `name` is NaN or infinite."""
+    if name in trainer.callback_metrics and not bool(trainer.callback_metrics[name].isfinite()):
+        raise TrainingDiverged(
+            f"the training diverged: {name} is {float(trainer.callback_metrics[name])} at step {trainer.global_step}. "
+            "Lower learning_rate, or choose another optimizer; best.safetensors is the best model so far, if there is one"
+        )
+
+
 class Resumable(Callback):
-    """Writes last.ckpt every `every` steps and at the end of validations."""
+    """Writes last.ckpt every `every` steps and at the end, unless the training has diverged."""
 
     def __init__(self, folder: Path, every: int) -> None:
         self.path, self.every = folder / "last.ckpt", every
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if trainer.global_step % self.every == 0:
+            check_finite(trainer, "loss")
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -51,6 +65,7 @@ class KeepBest(Callback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
+        check_finite(trainer, "valid_score")
         score = float(trainer.callback_metrics["valid_score"])
         if score < self.score:
             self.score = score

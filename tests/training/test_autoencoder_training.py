@@ -17,6 +17,7 @@ from egnn_md.training.autoencoder import AutoencoderTask
 from egnn_md.training.autoencoder_metrics import EdgeMetrics, GraphBatches, edge_sums, evaluate_side
 from egnn_md.training.config import ConfigError, load_config
 from egnn_md.training.loop import Resources, train
+from egnn_md.training.run_folder import TrainingDiverged
 
 CONFIG = """
 task = "autoencoder"
@@ -154,3 +155,11 @@ def test_mistakes_are_told(make: Callable[..., Path], tmp_path: Path) -> None:
     path.write_text(f'init_from = "{tmp_path}/other.safetensors"\n' + path.read_text())
     with pytest.raises(ConfigError, match="another network or size"):
         train(path, output=tmp_path / "run", resources=QUIET)
+
+
+def test_a_training_that_diverges_says_so_and_leaves_nothing_broken(make: Callable[..., Path], tmp_path: Path) -> None:
+    config = make('encoder = "radial-field"', steps=60)
+    config.write_text(config.read_text().replace("learning_rate = 1e-2", "learning_rate = 1e6"))
+    with pytest.raises(TrainingDiverged, match="Lower learning_rate"):
+        train(config, output=tmp_path / "run", resources=QUIET)
+    assert not (tmp_path / "run" / "last.ckpt").exists()
