@@ -28,7 +28,7 @@ def check_finite(trainer: Trainer, name: str) -> None:
     if name in trainer.callback_metrics and not bool(trainer.callback_metrics[name].isfinite()):
         raise TrainingDiverged(
             f"the training diverged: {name} is {float(trainer.callback_metrics[name])} at step {trainer.global_step}. "
-            "Lower learning_rate, or choose another optimizer; best.safetensors is the best model so far, if there is one"
+            "Lower learning_rate, or choose another optimizer; best.safetensors, if it is there, is the best so far"
         )
 
 
