@@ -59,7 +59,7 @@ def test_a_table_is_reproduced_and_goes_on(call: Call, monkeypatch: pytest.Monke
             counts = {"train": 12, "valid": 4, "test": 4}
             random_graphs.write(folder / f"{family}.npz", random_graphs.generate(family, counts, 0))  # type: ignore[arg-type]
 
-    monkeypatch.setitem(reproduce.TABLES, "autoencoder", replace(whole, make_data=few, quick=3000))
+    monkeypatch.setitem(reproduce.TABLES, "autoencoder", replace(whole, make_data=few, quick=10_000))
     words = ("reproduce", "autoencoder", "--quick", "--only", "small, gnn", "-o", "r", "--json")
     code, out, _ = call(*words)
     assert code == 0
@@ -77,7 +77,7 @@ def test_a_table_is_reproduced_and_goes_on(call: Call, monkeypatch: pytest.Monke
 def test_every_row_changes_its_configuration_and_names_its_errors() -> None:
     for table in reproduce.TABLES.values():
         for row in table.rows:
-            text = reproduce._changed((reproduce.CONFIGS / row.config).read_text(), row.changes, 20)
+            text = reproduce._changed((reproduce.CONFIGS / row.config).read_text(), row.changes, 1)
             for key, value in row.changes.items():
                 assert f"\n{key} = {value}\n" in text
             assert row.paper.keys() == table.rows[0].paper.keys()
