@@ -393,7 +393,7 @@ def test_flow(benchmark: Callable[[str], ModuleType], model_file: str, tmp_path:
     result = benchmark("flow").main(words.split())
     assert json.loads((tmp_path / "flow.json").read_text())["accepted"] == result["accepted"]
     names = [row["name"] for row in result["distributions"]]
-    assert names == ["O0-O1", "O0-H2", "O1-H3", "O1-O0-H2", "O0-O1-H3", "H2-O0-O1-H3"]
+    assert names == ["O0-O1", "O0-H2", "O1-O0-H2", "H2-O0-O1-H3"]  # of each kind the first
     assert result["speed"]["ratio"] > 0.0
 
 

@@ -21,6 +21,12 @@ def bond_pattern(atomic_numbers: NDArray[np.int64], positions: NDArray[np.floati
 
     atomic_numbers (n_atoms,), positions (n_atoms, 3) Å. Isomers differ, mirror images and conformers do not.
     """
+    labels = environments(atomic_numbers, positions)
+    return f"{formula_of(atomic_numbers)}:{_digest(','.join(sorted(labels)))[:8]}"
+
+
+def environments(atomic_numbers: NDArray[np.int64], positions: NDArray[np.floating[Any]]) -> list[str]:
+    """A label for each atom, the same for atoms that bonds do not tell apart: the three hydrogens of a methyl group."""
     radii = np.array(COVALENT_RADII)[atomic_numbers]
     distances = np.linalg.norm(positions[:, None] - positions, axis=-1)
     bound = distances < BOUND * (radii[:, None] + radii)
@@ -29,7 +35,7 @@ def bond_pattern(atomic_numbers: NDArray[np.int64], positions: NDArray[np.floati
     for _ in range(ROUNDS):
         around = [sorted(labels[j] for j in np.flatnonzero(row)) for row in bound]
         labels = [_digest(",".join([own, *others])) for own, others in zip(labels, around, strict=True)]
-    return f"{formula_of(atomic_numbers)}:{_digest(','.join(sorted(labels)))[:8]}"
+    return labels
 
 
 def formula_of(atomic_numbers: NDArray[np.int64]) -> str:
