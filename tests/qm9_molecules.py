@@ -22,7 +22,7 @@ def molecules(seed: int = 0) -> Molecules:
     """ASE's small molecules of H, C, N, O, and some with F on the test side, with made-up labels, some missing."""
     random = np.random.default_rng(seed)
     known = [molecule(name) for name in g2.names if set(molecule(name).numbers) <= set(ORGANIC)]
-    known = [atoms for atoms in known if len(atoms) > 1]
+    known = [atoms for atoms in known if len(atoms) > 1 and atoms.numbers.sum() % 2 == 0]
     foreign = [molecule(name) for name in ("CH3Cl", "CF4", "HF") if 17 not in molecule(name).numbers]
     atoms = known + foreign
     targets = random.normal(size=(len(atoms), len(NAMES)))

@@ -72,6 +72,9 @@ def test_a_table_is_reproduced_and_goes_on(call: Call, monkeypatch: pytest.Monke
     assert load_config(run / "config.toml").model.encoder == "gnn"  # type: ignore[attr-defined]
     assert load_config(run / "config.toml").training.max_steps == 2
     assert call(*words)[1] == out  # nothing is trained again
+    code, _, lines = call(*(word for word in words if word != "--quick"))
+    assert code == 2
+    assert "holds a quick run" in lines[-1]
 
 
 def test_every_row_changes_its_configuration_and_names_its_errors() -> None:

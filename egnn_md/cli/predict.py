@@ -48,6 +48,8 @@ def predict(
     precision = parse_dtype(dtype)
     if resume and overwrite:
         raise UserError("--resume and --overwrite contradict each other")
+    if output.exists() and file.exists() and output.samefile(file):
+        raise UserError(f"{output} is the file of the structures: choose another name for the table")
     from egnn_md.checkpoint import load, resolve
     from egnn_md.data.stream import stream
     from egnn_md.data.tables import Table

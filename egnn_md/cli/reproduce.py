@@ -180,10 +180,13 @@ def reproduce(
     loop = _training_loop()
     folder = output or Path(f"reproduce-{name}{'-quick' if quick else ''}")
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "data-made").exists():
+    made, way = folder / "data-made", "quick" if quick else "full"
+    if not made.exists():
         say(f"making data in {folder}")
         chosen.make_data(folder, quick)
-        (folder / "data-made").touch()
+        made.write_text(way)
+    elif made.read_text() != way:
+        raise UserError(f"{folder} holds a {made.read_text()} run, this is a {way} one: choose another folder with -o")
     found = {row.name: _figures(loop, row, configs, folder, chosen.quick if quick else 1) for row in rows}
     values = {row.name: {"ours": found[row.name], "paper": dict(row.paper)} for row in rows}
     return Outcome({"table": name, "quick": quick, "rows": values}, lambda: _show(name, rows, found), as_json)

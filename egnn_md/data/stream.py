@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from itertools import islice
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 
 from egnn_md.data.structures import DataError
 from egnn_md.elements import MAX_ATOMIC_NUMBER, SYMBOLS
-from egnn_md.models.structures import Structure, structure_of
+from egnn_md.models.structures import CHARGED, PERIODIC, RADICAL, Structure, structure_of
 
 _NUMBER_OF: Final = {symbol: z for z, symbol in enumerate(SYMBOLS) if z} | {
     str(z): z for z in range(1, MAX_ATOMIC_NUMBER + 1)
 }
 _PLAIN_COLUMNS: Final = "properties=species:s:1:pos:r:3"
+_CHARGE: Final = re.compile(r"charge\s*[=:]\s*[\"']?([-+]?\d+(?:\.\d*)?)")
 _SPEAKING: Final = ("lattice=", "pbc=", "charge=", "spin=", "charges:r:1", "magmoms:r:1")
 """What a comment line may say that ase must read."""
 _FRAMES_OF_NPZ: Final = 10_000
@@ -43,36 +45,45 @@ def stream(path: str | Path, start: int = 0) -> Iterator[Item]:
     return readers.get(path.suffix.lower(), _stream_ase)(path, start)
 
 
+class _Lines:
+    """The lines of a file, some of which can be given back."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file, self.back = file, list[str]()
+
+    def take(self, n: int) -> list[str]:
+        """The next n, or as many as there are."""
+        taken, self.back = self.back[:n], self.back[n:]
+        return taken + list(islice(self.file, n - len(taken)))
+
+
 def _stream_xyz(path: Path, start: int) -> Iterator[Item]:
     with path.open(errors="replace") as file:
-        index = 0
-        while line := file.readline():
+        index, lines = 0, _Lines(file)
+        while line := "".join(lines.take(1)):
             if not line.strip():  # ase's writers and people's editors leave empty lines behind
                 continue
-            try:
-                n_atoms = int(line)
-            except ValueError:
+            if not line.strip().isdigit() or len(line) > 12:
                 raise DataError(
-                    f"{path}: where structure {index} should begin with its number of atoms, there is {line.strip()!r}"
-                ) from None
-            block = list(islice(file, n_atoms + 1)) if index >= start else _skip(file, n_atoms + 1)
+                    f"{path}: where structure {index} should begin with its number of atoms, there is "
+                    f"{line.strip()[:60]!r}. Has structure {index - 1} more atoms than it says?"
+                )
+            n_atoms = int(line)
+            block = lines.take(n_atoms + 1)
+            # A number alone is no atom: the next structure begins before this one has all its atoms.
+            end = next((k for k in range(1, len(block)) if block[k].strip().isdigit()), len(block))
+            lines.back = block[end:] + lines.back
             if index >= start:
-                yield index, _parse_xyz(n_atoms, block)
+                yield index, _parse_xyz(n_atoms, block[:end])
             index += 1
         if index == 0:
             raise DataError(f"{path} holds no structures")
 
 
-def _skip(file: TextIO, n_lines: int) -> list[str]:
-    for _ in islice(file, n_lines):
-        pass
-    return []
-
-
 def _parse_xyz(n_atoms: int, block: list[str]) -> Structure | DataError:
     """Comment and atom lines of one structure."""
     if len(block) != n_atoms + 1:
-        return DataError("the file ends inside it")
+        return DataError(f"it has {len(block) - 1} atoms, not {n_atoms} as it says")
     comment, lines = block[0].lower(), block[1:]
     try:
         if any(word in comment for word in _SPEAKING) or ("properties=" in comment and _PLAIN_COLUMNS not in comment):
@@ -86,7 +97,8 @@ def _parse_xyz(n_atoms: int, block: list[str]) -> Structure | DataError:
             raise ValueError("not every atom has an element and three coordinates")
         numbers = [_NUMBER_OF.get(word) or _NUMBER_OF[word.capitalize()] for word in words[::width]]
         coordinates = [[float(word) for word in words[k::width]] for k in (1, 2, 3)]
-        return Structure(np.array(numbers, np.int64), np.array(coordinates).T.copy())
+        charged = any(float(charge) for charge in _CHARGE.findall(comment))
+        return Structure(np.array(numbers, np.int64), np.array(coordinates).T.copy(), CHARGED if charged else "")
     except KeyError as error:
         return DataError(f"it has an unknown element {error}")
     except Exception as error:  # whatever a parser says of one structure, the next may be sound
@@ -94,46 +106,65 @@ def _parse_xyz(n_atoms: int, block: list[str]) -> Structure | DataError:
 
 
 def _stream_sdf(path: Path, start: int) -> Iterator[Item]:
-    from egnn_md.data.qm9 import next_molecule
+    from egnn_md.data.qm9 import next_record, parse_molecule
 
     with path.open(errors="replace") as file:
         index = 0
-        while True:
-            place = file.tell()
-            if not file.read(1).strip() and not any(line.strip() for line in iter(file.readline, "")):
-                return
-            file.seek(place)
-            try:
-                numbers, positions = next_molecule(file)
-                item: Structure | DataError = Structure(np.array(numbers, np.int64), np.array(positions))
-            except (ValueError, KeyError, IndexError) as error:
-                item = DataError(f"it cannot be read: {error!r}")
-                for line in iter(file.readline, ""):
-                    if line.startswith("$$$$"):
-                        break
+        while record := next_record(file):
             if index >= start:
-                yield index, item
+                try:
+                    found = parse_molecule(record)
+                    unfit = CHARGED if found.charge else RADICAL if found.radical else ""
+                    yield index, Structure(np.array(found.numbers, np.int64), np.array(found.positions), unfit)
+                except ValueError as error:
+                    yield index, DataError(f"it cannot be read: {error}")
             index += 1
+    if index == 0:
+        raise DataError(f"{path} holds no structures")
 
 
 def _stream_npz(path: Path, start: int) -> Iterator[Item]:
     try:
         with zipfile.ZipFile(path) as archive:
-            with archive.open("n_atoms.npy") as file:
-                n_atoms = np.lib.format.read_array(file, allow_pickle=False).astype(np.int64)
+            n_atoms = _whole(archive, "n_atoms").astype(np.int64)
+            unfit = _unfit(archive, len(n_atoms))
             with archive.open("atomic_numbers.npy") as first, archive.open("positions.npy") as second:
                 numbers, positions = _Column(first), _Column(second)
+                if not len(numbers) == len(positions) == n_atoms.sum():
+                    raise ValueError(
+                        f"n_atoms asks for {n_atoms.sum()} atoms: {len(numbers)}, {len(positions)} are there"
+                    )
+                if len(n_atoms) == 0:
+                    raise ValueError("it holds no structures")
                 for begin in range(0, len(n_atoms), _FRAMES_OF_NPZ):
                     counts = n_atoms[begin : begin + _FRAMES_OF_NPZ]
                     ends = np.cumsum(counts)
                     z, x = numbers.next(int(ends[-1])), positions.next(int(ends[-1]))
                     for k in range(max(0, start - begin), len(counts)):
                         atoms = slice(ends[k] - counts[k], ends[k])
-                        yield begin + k, Structure(z[atoms].astype(np.int64), x[atoms].astype(np.float64))
+                        here = z[atoms].astype(np.int64), x[atoms].astype(np.float64)
+                        yield begin + k, Structure(*here, unfit.get(begin + k, ""))
     except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(
             f"{path} is no npz with n_atoms, atomic_numbers and positions, or is cut off: {error}"
         ) from error
+
+
+def _whole(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    with archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _unfit(archive: zipfile.ZipFile, n: int) -> dict[int, str]:
+    """What arrays `charge`, `pbc` and `cell` say against structures, if they are there: place -> why."""
+    found: dict[int, str] = {}
+    for name, why in (("charge", CHARGED), ("cell", PERIODIC), ("pbc", PERIODIC)):
+        if f"{name}.npy" in archive.namelist():
+            given = _whole(archive, name)
+            if len(given) != n:
+                raise ValueError(f"{name} has {len(given)} rows for {n} structures")
+            found |= dict.fromkeys(np.flatnonzero(given.reshape(n, -1).any(1)).tolist(), why)
+    return found
 
 
 class _Column:
@@ -145,7 +176,10 @@ class _Column:
         shape, fortran, self.dtype = read(file)
         if fortran or self.dtype.hasobject or shape[1:] not in ((), (3,)):
             raise ValueError("arrays must be plain numbers in C order")
-        self.file, self.row = file, shape[1:]
+        self.file, self.row, self._length = file, shape[1:], shape[0]
+
+    def __len__(self) -> int:
+        return int(self._length)
 
     def next(self, n_rows: int) -> NDArray[Any]:
         """The next rows. Raises ValueError if there are too few."""

@@ -120,7 +120,8 @@ def _jsonl(columns: list[str], row: Row, structure: Structure) -> str:
 
 def _extxyz(columns: list[str], row: Row, structure: Structure) -> str:
     words = ["Properties=species:S:1:pos:R:3"]
-    words += [f'{n}="{row[n]}"' if isinstance(row[n], str) else f"{n}={_number(row[n])}" for n in columns]
+    said = [name for name in columns if row[name] != ""]  # ase would read what comes after an empty word as its value
+    words += [f'{n}="{row[n]}"' if isinstance(row[n], str) else f"{n}={_number(row[n])}" for n in said]
     atoms = [
         f"{SYMBOLS[z]} {x:.8f} {y:.8f} {w:.8f}\n"
         for z, (x, y, w) in zip(structure.atomic_numbers.tolist(), structure.positions.tolist(), strict=True)
@@ -160,7 +161,7 @@ def _frames(file: BinaryIO) -> Iterator[tuple[int, int, bool]]:
         if not lines or not lines[-1].endswith(b"\n"):
             return
         end += sum(map(len, lines))
-        yield end, int(lines[1].split(b" index=")[1].split()[0]), b'flag=""' not in lines[1]
+        yield end, int(lines[1].split(b" index=")[1].split()[0]), b' flag="' in lines[1]
 
 
 FORMATS: Final[dict[str, tuple[Callable[[list[str], Row, Structure], str], Records]]] = {

@@ -48,6 +48,10 @@ class Structure:
             return ValueError(self.unfit)
         if unknown := set(self.atomic_numbers.tolist()) - set(elements):
             return UnsupportedElement(f"it has {symbols(sorted(unknown))}; the model knows {symbols(elements)}")
+        if int(self.atomic_numbers.sum()) % 2:
+            return ValueError(
+                "it has an odd number of electrons: a radical or an ion; the model knows closed shells only"
+            )
         if not np.isfinite(self.positions).all():
             return ValueError("it has positions that are NaN or infinite")
         squared = ((self.positions[:, None] - self.positions) ** 2).sum(-1)
@@ -57,14 +61,24 @@ class Structure:
         return None
 
 
+PERIODIC: Final = "it is periodic; these are properties of isolated molecules: set pbc=False if it is one"
+CHARGED: Final = "it is charged; the model knows neutral molecules only"
+RADICAL: Final = "it is a radical; the model knows closed shells only"
+
+
 def structure_of(atoms: Any) -> Structure:
     """From an `ase.Atoms`, or anything with its numbers, positions, pbc and info."""
-    charge, spin = atoms.info.get("charge"), atoms.info.get("spin")
-    unfit = ""
+    said = {key.lower(): value for key, value in atoms.info.items() if isinstance(key, str)}
+    charges = [said[key] for key in ("charge", "total_charge", "totalcharge") if said.get(key) is not None]
+    spin, unfit = said.get("spin"), ""
+    try:
+        charged = any(abs(np.asarray(charge, np.float64).sum()) > 0.01 for charge in charges)
+    except ValueError:
+        charged = True
     if np.any(atoms.pbc):
-        unfit = "it is periodic; these are properties of isolated molecules: set pbc=False if it is one"
-    elif charge not in (None, 0) or abs(atoms.get_initial_charges().sum()) > 0.01:
-        unfit = "it is charged; the model knows neutral molecules only"
+        unfit = PERIODIC
+    elif charged or abs(atoms.get_initial_charges().sum()) > 0.01:
+        unfit = CHARGED
     elif spin not in (None, 1):
         unfit = f"its multiplicity is {spin}; the model knows closed shells (1) only"
     return Structure(np.asarray(atoms.numbers, np.int64), np.asarray(atoms.positions, np.float64), unfit)
@@ -72,6 +86,8 @@ def structure_of(atoms: Any) -> Structure:
 
 def structures_of(structures: Any) -> tuple[list[Structure], bool]:
     """One `ase.Atoms` or a sequence of them -> structures, and whether it was one."""
+    if isinstance(structures, str | bytes):
+        raise ValueError(f"{structures!r} is no structure: give ase.Atoms, or read a file with ase.io.read")
     if hasattr(structures, "positions"):
         return [structure_of(structures)], True
     return [structure_of(atoms) for atoms in structures], False

@@ -62,7 +62,8 @@ def errors_of(names: tuple[str, ...], compared: Compared) -> dict[str, dict[str,
     """{"alpha": {"mae", "unit", "n"}, …}; the mae of a target without labels is None."""
     result = {}
     for k, name in enumerate(names):
-        labelled = np.isfinite(compared.labels[:, k])
+        known = not np.isnan(compared.values[:, k]).all()  # the model has learned it
+        labelled = np.isfinite(compared.labels[:, k]) & known
         errors = np.abs(compared.values[labelled, k] - compared.labels[labelled, k])
         mae = float(errors.mean()) if len(errors) else None
         result[name] = {"mae": mae, "unit": BY_NAME[name].unit, "n": len(errors)}

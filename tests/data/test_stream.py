@@ -78,7 +78,7 @@ def test_bad_structures_do_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").write_text(text)
     items = [item for _, item in stream(tmp_path / "a.xyz")]
     assert [isinstance(item, DataError) for item in items] == [False, True, True, True, False, True]
-    assert "ends inside" in str(items[-1])
+    assert "it has 1 atoms, not 2" in str(items[-1])
 
 
 @pytest.mark.parametrize(
@@ -158,3 +158,80 @@ def test_tables_can_be_read_back(atoms: list[Atoms], tmp_path: Path) -> None:
     assert [line["alpha"] for line in lines] == [frame.info["alpha"] for frame in frames] == [0, 1.5, 3.0, 4.5, 6.0]
     assert frames[1].info["flag"] == "far away"
     assert frames[0].positions == pytest.approx(atoms[0].positions)
+
+
+SDF = """
+
+
+{counts}  0  0  0  0  0  0  0  0999 V2000
+{lines}{rest}M  END
+$$$$
+"""
+ATOM = "    0.0000    0.0000    {z:6.4f} {symbol:<3s} 0  0  0  0  0  0  0  0  0  0  0  0\n"
+
+
+def record(*symbols: str, counts: str = "", rest: str = "") -> str:
+    atoms = "".join(ATOM.format(z=float(k), symbol=symbol) for k, symbol in enumerate(symbols))
+    return "name" + SDF.format(counts=counts or f"{len(symbols):3d}  0", lines=atoms, rest=rest)
+
+
+def test_a_bad_sdf_record_costs_itself_alone(tmp_path: Path) -> None:
+    """Unknown elements, counts that are too high or too low, charges and radicals; the others keep their place."""
+    bad = (
+        record("C", "D"),
+        record("O", "H", "H", counts="  9  0"),
+        record("O", "H", "H", counts="  2  0"),
+        record("N", "H", rest="M  CHG  1   1   1\n"),
+        record("O", "H", rest="M  RAD  1   1   2\n"),
+    )
+    (tmp_path / "a.sdf").write_text("".join(record("C", "O") + each for each in bad) + record("H", "H")[:-5])
+    items = dict(stream(tmp_path / "a.sdf"))
+    assert list(items) == list(range(11))
+    sound = [k for k, item in items.items() if isinstance(item, Structure) and item.problem((1, 6, 7, 8)) is None]
+    assert sound == [0, 2, 4, 6, 8, 10]
+    assert [index for index, _ in stream(tmp_path / "a.sdf", 7)] == [7, 8, 9, 10]
+    assert "'D'" in str(items[1])
+    assert "charged" in str(items[7].unfit)  # type: ignore[union-attr]
+
+
+def test_zwitterions_are_neutral(tmp_path: Path) -> None:
+    (tmp_path / "z.sdf").write_text(record("N", "O", rest="M  CHG  2   1   1   2  -1\n"))
+    ((_, item),) = stream(tmp_path / "z.sdf")
+    assert isinstance(item, Structure)
+    assert not item.unfit
+
+
+def test_a_frame_without_all_its_atoms_leaves_the_next_one_alone(tmp_path: Path) -> None:
+    water = "3\nwater\nO 0 0 0\nH 0 0 1\nH 0 1 0\n"
+    (tmp_path / "a.xyz").write_text(water + water.replace("3\n", "5\n") + water + "2\n\nC 0 0 0\n")
+    found = [isinstance(item, Structure) for _, item in stream(tmp_path / "a.xyz")]
+    assert found == [True, False, True, False]
+    assert [index for index, _ in stream(tmp_path / "a.xyz", 2)] == [2, 3]
+    (tmp_path / "b.xyz").write_text(water.replace("3\n", "2\n") + water)
+    with pytest.raises(DataError, match="Has structure 0 more atoms than it says"):
+        list(stream(tmp_path / "b.xyz"))
+
+
+@pytest.mark.parametrize("comment", ["charge=1", "Charge = -1", "total_charge=+1", "charge: 2"])
+def test_a_charge_in_the_comment_counts_however_it_is_written(comment: str, tmp_path: Path) -> None:
+    (tmp_path / "a.xyz").write_text(f"2\n{comment}\nC 0 0 0\nO 0 0 1.1\n2\ncharge = 0\nC 0 0 0\nO 0 0 1.1\n")
+    (_, charged), (_, neutral) = stream(tmp_path / "a.xyz")
+    assert isinstance(charged, Structure)
+    assert "charged" in str(charged.problem((6, 8)))
+    assert isinstance(neutral, Structure)
+    assert neutral.problem((6, 8)) is None
+
+
+def test_npz_arrays_must_fit_and_say_what_is_charged_or_periodic(tmp_path: Path) -> None:
+    arrays = {
+        "n_atoms": np.array([2, 2]),
+        "atomic_numbers": np.array([6, 8, 6, 8]),
+        "positions": np.array([[0.0, 0, 0], [0, 0, 1.1]] * 2),
+    }
+    np.savez(tmp_path / "a.npz", **arrays, charge=np.array([0, 1]))
+    assert [item.unfit != "" for _, item in stream(tmp_path / "a.npz")] == [False, True]  # type: ignore[union-attr]
+    np.savez(tmp_path / "a.npz", **arrays, pbc=np.array([[True] * 3, [False] * 3]))
+    assert ["periodic" in item.unfit for _, item in stream(tmp_path / "a.npz")] == [True, False]  # type: ignore[union-attr]
+    np.savez(tmp_path / "a.npz", **{**arrays, "n_atoms": np.array([2, 1])})
+    with pytest.raises(DataError, match="3"):
+        list(stream(tmp_path / "a.npz"))
