@@ -7,6 +7,7 @@ written, so that only the same work is resumed.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -114,7 +115,7 @@ def _jsonl(columns: list[str], row: Row, structure: Structure) -> str:
     values = {}
     for name in columns:
         value = row[name]
-        values[name] = (float(f"{value:.7g}") if value == value else None) if isinstance(value, float) else value
+        values[name] = (float(f"{value:.7g}") if math.isfinite(value) else None) if isinstance(value, float) else value
     return json.dumps(values) + "\n"
 
 

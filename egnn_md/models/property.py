@@ -247,7 +247,10 @@ class PropertyModel(nn.Module):
         graph = molecules_graph(positions, numbers, counts, self.config.reach)
         prediction = self(graph)
         worst = torch.full((len(molecules),), -math.inf, dtype=torch.float64, device=device)
-        worst = worst.scatter_reduce(0, graph.batch, prediction.extrapolation.double(), "amax")
+        extrapolation = prediction.extrapolation.double()
+        if bool(self.familiarity.mean.isfinite().any()):  # NaN then means that the network itself overflowed
+            extrapolation = extrapolation.nan_to_num(nan=math.inf)
+        worst = worst.scatter_reduce(0, graph.batch, extrapolation, "amax")
         names = self.config.targets
         columns = dict(zip(names, prediction.values.cpu().unbind(1), strict=True))
         errors = prediction.uncertainty.cpu().unbind(1)

@@ -16,7 +16,7 @@ from ase.build import molecule
 from egnn_md.checkpoint import load, save
 from egnn_md.models.authors import ConversionError, from_authors
 from egnn_md.models.potential import UnsupportedElement
-from egnn_md.models.property import PropertyConfig, PropertyModel
+from egnn_md.models.property import FAR, PropertyConfig, PropertyModel
 from egnn_md.models.property_networks import READOUTS
 from egnn_md.neighbors import molecules_graph, neighbor_list
 from egnn_md.targets import NAMES
@@ -177,3 +177,16 @@ def test_weights_of_another_network_are_refused(literal: Any) -> None:
     with pytest.raises(ConversionError, match="not all finite"):
         from_authors(state | {"node_dec.0.bias": torch.full((8,), torch.nan)})
     assert from_authors({f"module.{key}": value for key, value in state.items()}).config.n_layers == 2
+
+
+def test_a_network_that_overflows_is_flagged() -> None:
+    """The shipped model far from any minimum: where it gives no number, extrapolation says so."""
+    model = load("qm9")
+    assert isinstance(model, PropertyModel)
+    random = np.random.default_rng(0)
+    atoms = [molecule("C6H6") for _ in range(40)]
+    for each in atoms:
+        each.positions += 0.15 * random.normal(size=each.positions.shape)
+    found = model.predict(atoms, uncertainty=True)
+    assert (found["extrapolation"][~np.isfinite(found["u0"])] > FAR).all()
+    assert not np.isnan(found["extrapolation"]).any()
