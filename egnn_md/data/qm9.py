@@ -228,7 +228,7 @@ def _read_sdf(path: Path) -> Molecules:
     with path.open() as sdf:
         for row in properties:
             try:
-                numbers, positions = next_molecule(sdf)
+                numbers, positions, *_ = parse_molecule(next_record(sdf))
                 values = [float(row[name]) if row[name] else np.nan for name in NAMES]
                 rows.append((int(row["mol_id"].removeprefix("gdb_")), numbers, positions, values))
             except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -255,11 +255,6 @@ def next_record(sdf: io.TextIOBase | Any) -> list[str]:
             return lines
         lines.append(line)
     return lines if any(line.strip() for line in lines) else []
-
-
-def next_molecule(sdf: io.TextIOBase | Any) -> tuple[list[int], list[list[float]]]:
-    """Elements and positions of the next V2000 record."""
-    return parse_molecule(next_record(sdf))[:2]
 
 
 _OLD_CHARGE: Final = {1: 3, 2: 2, 3: 1, 5: -1, 6: -2, 7: -3}

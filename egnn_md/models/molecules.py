@@ -22,7 +22,8 @@ def bond_pattern(atomic_numbers: NDArray[np.int64], positions: NDArray[np.floati
     atomic_numbers (n_atoms,), positions (n_atoms, 3) Å. Isomers differ, mirror images and conformers do not.
     """
     labels = environments(atomic_numbers, positions)
-    return f"{formula_of(atomic_numbers)}:{_digest(','.join(sorted(labels)))[:8]}"
+    formula = Structure(atomic_numbers, positions.astype(np.float64)).formula()
+    return f"{formula}:{_digest(','.join(sorted(labels)))[:8]}"
 
 
 def environments(atomic_numbers: NDArray[np.int64], positions: NDArray[np.floating[Any]]) -> list[str]:
@@ -36,11 +37,6 @@ def environments(atomic_numbers: NDArray[np.int64], positions: NDArray[np.floati
         around = [sorted(labels[j] for j in np.flatnonzero(row)) for row in bound]
         labels = [_digest(",".join([own, *others])) for own, others in zip(labels, around, strict=True)]
     return labels
-
-
-def formula_of(atomic_numbers: NDArray[np.int64]) -> str:
-    """Hill's formula."""
-    return Structure(atomic_numbers, np.zeros((len(atomic_numbers), 3))).formula()
 
 
 def _digest(text: str) -> str:
