@@ -62,7 +62,11 @@ class GraphAutoencoderConfig:
 
 
 class GraphAutoencoder(nn.Module):
-    """Edges with probability σ(w |z_i - z_j|² + b), z the embedding."""
+    """Edges with probability σ(w |z_i - z_j|² + b), z the embedding.
+
+    A GNN's embedding has no symmetry to keep: as in the authors' code, its decoder has a w for each dimension, of
+    either sign, σ(Σ_k w_k (z_ik - z_jk)² + b).
+    """
 
     units: Final = {"length": "of the noise"}
 
@@ -75,7 +79,9 @@ class GraphAutoencoder(nn.Module):
             moves = config.encoder == "egnn"
             sizes = (config.hidden_dim, None if moves else config.embedding_dim, config.n_layers)
             self.encoder = EGNN(1, *sizes, edge_dim=1, update_coordinates=moves, soft_edges=config.soft_edges)
-        self.weight = nn.Parameter(torch.full((1,), -0.1 / DECODER_UNIT))  # w
+        signs = torch.full((config.embedding_dim if config.encoder in ("gnn", "noise-gnn") else 1,), -1.0)
+        signs[1::2] = 1.0
+        self.weight = nn.Parameter(0.1 / DECODER_UNIT * signs)  # w
         self.bias = nn.Parameter(torch.full((1,), 1.0 / DECODER_UNIT))  # b
 
     def encode(self, graphs: GraphInput) -> Tensor:
@@ -92,7 +98,7 @@ class GraphAutoencoder(nn.Module):
     def decode(self, embedding: Tensor, pairs: Tensor) -> Tensor:
         """w |z_i - z_j|² + b, (n_pairs,): σ of it is the probability of an edge."""
         difference = gather(embedding, pairs[0]) - gather(embedding, pairs[1])
-        return DECODER_UNIT * (self.weight * difference.square().sum(-1) + self.bias)
+        return DECODER_UNIT * ((self.weight * difference.square()).sum(-1) + self.bias)
 
     def forward(self, graphs: GraphInput) -> Tensor:
         """Logits of the edges of all pairs, (n_pairs,)."""

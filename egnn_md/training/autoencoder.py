@@ -23,7 +23,7 @@ from egnn_md.training.autoencoder_metrics import (
     GraphBatches,
     edge_sums,
     evaluate_side,
-    plot_distances,
+    plot_logits,
 )
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
 from egnn_md.training.task import LearningCurve
@@ -136,5 +136,5 @@ class AutoencoderTask:
 
     def finish(self, model: GraphAutoencoder, folder: Path) -> dict[str, Any]:
         held_out = {side: self.sides[side] for side in ("valid", "test")}
-        plot_distances(model, self.sides["test"], folder / "distances.png")
+        plot_logits(model, self.sides["test"], folder / "logits.png")
         return {side: asdict(EdgeMetrics.of(evaluate_side(model, graphs))) for side, graphs in held_out.items()}

@@ -137,24 +137,22 @@ def evaluate_file(model: nn.Module, header: Mapping[str, Any], request: Request)
         columns=("side", "graphs", "BCE", "% error", "F1"),
         rows=[[side, str(found.n), f"{found.bce:.3g}", f"{found.error_percent:.3g}", f"{found.f1:.4f}"]],
         note=f"cross-entropy per graph; {graphs.repeats} of the graphs are isomorphic to one of an earlier side",
-        plot=partial(plot_distances, model, graphs),
+        plot=partial(plot_logits, model, graphs),
     )
 
 
 @torch.no_grad()
-def plot_distances(model: GraphAutoencoder, side: random_graphs.RandomGraphs, picture: Path) -> None:
-    """Distances between the embedded nodes, of pairs with and without an edge, and the decoder's border."""
+def plot_logits(model: GraphAutoencoder, side: random_graphs.RandomGraphs, picture: Path) -> None:
+    """What the decoder gives pairs with and without an edge, and its border."""
     batches = GraphBatches(side, model.config.embedding_dim, model.weight.dtype)
     graphs = batches[list(range(min(len(side), 200)))].graphs.to(model.weight.device)
-    embedding, (i, j) = model.encode(graphs), graphs.pairs
-    distances = (embedding[i] - embedding[j]).norm(dim=-1).cpu().numpy()
+    logits = model(graphs).cpu().numpy()
     joined = graphs.adjacency.cpu().numpy() > 0.5
     drawn, axes = figure(6.0)
-    bins = np.linspace(0, np.quantile(distances, 0.999) + 1e-6, 80)
-    axes.hist([distances[joined], distances[~joined]], bins, label=["edge", "no edge"], histtype="step", lw=1.5)
-    weight, bias = model.weight.item(), model.bias.item()
-    if weight < 0 < bias:
-        axes.axvline((-bias / weight) ** 0.5, color="0.5", lw=0.8, ls="--", label="probability 1/2")
-    axes.set(xlabel="distance of two nodes in the embedding", ylabel="pairs", yscale="log")
+    low, high = np.quantile(logits, (0.001, 0.999))
+    bins = np.linspace(low, high, 80)
+    axes.hist([logits[joined], logits[~joined]], bins, label=["edge", "no edge"], histtype="step", lw=1.5)
+    axes.axvline(0.0, color="0.5", lw=0.8, ls="--", label="probability 1/2")
+    axes.set(xlabel="logit of an edge, w |z_i - z_j|² + b", ylabel="pairs", yscale="log")
     axes.legend()
     drawn.savefig(picture, dpi=150)

@@ -66,6 +66,18 @@ def test_without_noise_alike_nodes_stay_alike() -> None:
         assert (z - z[:1]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize(("encoder", "size"), [("egnn", 1), ("radial-field", 1), ("gnn", 4), ("noise-gnn", 4)])
+def test_only_a_decoder_of_gnns_tells_dimensions_apart(encoder: str, size: int) -> None:
+    """As in the authors' code: per dimension a weight, of both signs at the start; with symmetry, one for all."""
+    net = model(encoder)
+    assert net.weight.shape == (size,)
+    assert bool((net.weight > 0).any()) == (size > 1)
+    z, graph = torch.randn(6, 4, dtype=torch.float64), ring(6)
+    i, j = graph.pairs
+    expected = sum(10 * net.weight[k % size] * (z[i, k] - z[j, k]) ** 2 for k in range(4)) + 10 * net.bias
+    assert torch.allclose(net.decode(z, graph.pairs), expected)
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_encoder_reads_the_edges(encoder: str) -> None:
     graph = ring(6)

@@ -68,7 +68,7 @@ def test_it_learns_and_the_run_is_complete(make: Callable[..., Path], tmp_path: 
     assert isinstance(model, GraphAutoencoder)
     found = EdgeMetrics.of(evaluate_side(model, read(tmp_path / "g.npz", "valid"), batch_size=7))
     assert found.bce == pytest.approx(valid["bce"], rel=1e-5)  # whatever the size of batches
-    for name in ("distances.png", "learning_curve.png"):
+    for name in ("logits.png", "learning_curve.png"):
         assert (tmp_path / "run" / name).stat().st_size > 1000
 
 
