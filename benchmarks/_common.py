@@ -49,10 +49,11 @@ class Molecule:
         return Atoms(self.numbers, self.positions)
 
 
-def make_parser(description: str, *, data: bool = True) -> argparse.ArgumentParser:
-    """The options that all benchmarks have."""
+def make_parser(description: str, *, data: bool = True, model: str | None = "organic-xtb") -> argparse.ArgumentParser:
+    """The options that all benchmarks have; no --model if `model` is None."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", default="organic-xtb", help="shipped name or path of a checkpoint")
+    if model is not None:
+        parser.add_argument("--model", default=model, help="shipped name or path of a checkpoint")
     if data:
         parser.add_argument(
             "--data",

@@ -24,7 +24,7 @@ COLUMNS = ("MSE", "median", "lowest 80 %", "n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = make_parser(__doc__ or "")
+    parser = make_parser(__doc__ or "", model=None)
     parser.add_argument("--file", default="nbody_charged5.npz", help="in the data folder")
     parser.add_argument(
         "--ours", nargs="*", default=["nbody-charged5"], help="integrators, one a seed; all are reported"

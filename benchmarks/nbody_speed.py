@@ -19,7 +19,7 @@ from _common import make_parser, parse, print_table, write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = make_parser(__doc__ or "", data=False)
+    parser = make_parser(__doc__ or "", data=False, model=None)
     parser.add_argument("--batch", type=int, default=100, help="systems at once")
     parser.add_argument("--rounds", type=int, default=40, help="measurements of each")
     options = parse(parser, arguments)

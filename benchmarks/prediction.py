@@ -27,8 +27,7 @@ SYMBOLS = {1: "H", 6: "C", 7: "N", 8: "O"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = make_parser(__doc__)
-    parser.set_defaults(model="qm9")
+    parser = make_parser(__doc__, model="qm9")
     parser.add_argument("--count", type=int, default=5000, help="molecules in the shorter file")
     options = parse(parser, arguments)
     with tempfile.TemporaryDirectory() as name:

@@ -15,6 +15,8 @@ Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm
 )
 """Symbol of atomic number Z at position Z; Z = 0 is ASE's placeholder X."""
 
+BOUND: Final = 1.3
+"""Atoms are bound below this many sums of their covalent radii; thermal vibrations stay below."""
 COVALENT_RADII: Final = (
     0.2,
     *map(

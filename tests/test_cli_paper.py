@@ -60,17 +60,17 @@ def test_a_table_is_reproduced_and_goes_on(call: Call, monkeypatch: pytest.Monke
             random_graphs.write(folder / f"{family}.npz", random_graphs.generate(family, counts, 0))  # type: ignore[arg-type]
 
     monkeypatch.setitem(reproduce.TABLES, "autoencoder", replace(whole, make_data=few, quick=10_000))
-    words = ("reproduce", "autoencoder", "--quick", "--only", "small, gnn", "-o", "r", "--json")
+    words = ("reproduce", "autoencoder", "--quick", "--only", "small, radial", "-o", "r", "--json")
     code, out, _ = call(*words)
     assert code == 0
     (row,) = json.loads(out)["rows"].items()
-    assert row[0] == "Community Small, gnn"
-    assert row[1]["paper"] == {"bce": 6.75, "error_percent": 1.29, "f1": 0.98}
+    assert row[0] == "Community Small, radial-field"
+    assert row[1]["paper"] == {"bce": 9.22, "error_percent": 1.19, "f1": 0.981}
     assert row[1]["ours"].keys() == row[1]["paper"].keys()
-    run = Path("r/community-small-gnn")
+    run = Path("r/community-small-radial-field")
     assert (run / "model.safetensors").is_file()
-    assert load_config(run / "config.toml").model.encoder == "gnn"  # type: ignore[attr-defined]
-    assert load_config(run / "config.toml").training.max_steps == 2
+    assert load_config(run / "config.toml").model.encoder == "radial-field"  # type: ignore[attr-defined]
+    assert load_config(run / "config.toml").training.optimizer == "adam"
     assert call(*words)[1] == out  # nothing is trained again
     code, _, lines = call(*(word for word in words if word != "--quick"))
     assert code == 2
@@ -102,7 +102,7 @@ def test_particles_in_any_dimension(call: Call, n_dim: int) -> None:
 
 MISTAKES = [
     ("data community --train 0 -o new.npz", "at least 1"),
-    ("data erdos-renyi --seed -1 -o new.npz", "not negative"),
+    ("data erdos-renyi --seed -1 -o new.npz", "greater than or equal to 0"),
     ("data community -o DATA", "--overwrite"),
     ("data erdos-renyi -o nowhere/new.npz", "nowhere"),
     ("evaluate m.safetensors DATA --split all", "train, valid or test"),

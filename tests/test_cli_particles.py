@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def model(tmp_path: Path) -> str:
     made = IntegratorPropagator(IntegratorConfig(1.0, hidden_dim=4, substep=0.02))
     torch.nn.init.zeros_(made.acceleration.coordinate_model.weight)
     save(made, tmp_path / "straight.safetensors", {"name": "straight"})
+    save(made, tmp_path / "springs.safetensors", {"training_data": {"law": "springs"}})
     save(VelocityEGNN(VelocityEGNNConfig(1.0, 8, 2)), tmp_path / "paper.safetensors")
     save(VelocityEGNN(VelocityEGNNConfig(2.0, 8, 2)), tmp_path / "far.safetensors")
     return "straight.safetensors"
@@ -100,12 +102,24 @@ def test_rollout_leaves_a_run_folder(call: Call, data: str, model: str) -> None:
 
 def test_rollout_beyond_the_known_frames(call: Call, data: str, model: str) -> None:
     """From frame 30 of the test side the file knows no frame 31: no error there, but a trajectory."""
-    words = ("--side", "test", "--start-frame", 30, "--systems", 2, "--frames", 3)
-    summary = object_of(call("rollout", model, data, *words, "-o", "run", "--json")[1])
+    words = ("--side", "test", "--start-frame", 30, "--systems", 2)
+    summary = object_of(call("rollout", model, data, *words, "--frames", 3, "-o", "run", "--json")[1])
     assert summary["frames"] == [30, 31, 32, 33]
-    assert summary["median_se"] == [0.0]
+    assert (summary["compared_frames"], summary["median_se"]) == ([30], [0.0])
     assert summary["n_systems"] == 2
     assert len(summary["median_energy_change"]) == 4
+
+
+def test_rollout_is_compared_with_every_frame_that_the_file_has(call: Call, data: str, model: str) -> None:
+    """Frames 30 and 40 of the test side, and nothing between."""
+    words = ("--side", "test", "--start-frame", 30, "--frames", 12, "-o", "run")
+    _, out, _ = call("rollout", model, data, *words)
+    assert re.search(r"^\W*40 ", out, re.MULTILINE), out
+    summary = object_of(call("rollout", model, data, *words, "--overwrite", "--json")[1])
+    assert summary["compared_frames"] == [30, 40]
+    true, made = nbody.read(Path(data), "test"), np.load("run/trajectory.npz")["positions"]
+    expected = np.median(((made[:, 10].astype(float) - true.positions[:, true.column(40)]) ** 2).mean((1, 2)))
+    assert summary["median_se"] == pytest.approx([0.0, expected])
 
 
 MISTAKES = [
@@ -113,6 +127,12 @@ MISTAKES = [
     ("rollout MODEL DATA --side half", "train, valid, test, rollout"),
     ("rollout MODEL DATA --side train", "no train trajectories"),
     ("rollout MODEL DATA --start-frame 60", "no frame 60, only 0 to 48"),
+    ("rollout springs.safetensors DATA", "law 'springs', these particles follow 'charged'"),
+    ("evaluate springs.safetensors DATA", "law 'springs', these particles follow 'charged'"),
+    ("rollout MODEL DATA --no-filter", "--no-filter is for rollouts of molecules"),
+    ("data nbody --seed -1 -o new.npz", "--seed"),
+    ("data flow Be -o new.npz", "Be: it has Be"),
+    ("data flow OH -o new.npz", "odd number of electrons"),
     ("rollout MODEL DATA --frames 0", "--frames must be at least 1"),
     ("rollout MODEL DATA --substeps 0", "--substeps"),
     ("rollout paper.safetensors DATA", "predicts no velocities"),

@@ -77,6 +77,7 @@ def test_data_flow_writes_segments(call: Call) -> None:
         ("rollout flow.safetensors H2O --frames 3", "--frames is for rollouts of particles"),
         ("rollout flow.safetensors H2O --stride 0", "--stride must be at least 0.1 fs"),
         ("rollout flow.safetensors H2O --ensemble npt", "ensemble nvt or nve"),
+        ("rollout flow.safetensors H2O --ensemble nve --filter", "--filter tests strides"),
         ("rollout flow.safetensors H2O --potential flow.safetensors", "this needs a potential"),
         ("rollout flow.safetensors --resume -o nothing", "holds no run to resume"),
         ("data flow nonsense", "neither a file nor a molecule"),

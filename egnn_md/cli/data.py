@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Train = Annotated[int, typer.Option(help="Graphs to train on.")]
 Valid = Annotated[int, typer.Option(help="Graphs that choose the best model.")]
 Test = Annotated[int, typer.Option(help="Graphs to test on.")]
-Seed = Annotated[int, typer.Option(help="The same seed makes the same file.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed makes the same file.")]
 
 app = typer.Typer(help="Make data to train on and to evaluate with.", no_args_is_help=True)
 
@@ -44,8 +44,8 @@ def nbody(
     Example:  egnn-md data nbody --particles 5 --train 3000 --seed 43 -o nbody.npz
     """
     counts = {"train": train, "valid": valid, "test": test, "rollout": rollout}
-    if min(counts.values()) < 0 or sum(counts.values()) == 0 or seed < 0:
-        raise UserError("--train, --valid, --test, --rollout and --seed must not be negative, and not all sides empty")
+    if min(counts.values()) < 0 or sum(counts.values()) == 0:
+        raise UserError("--train, --valid, --test and --rollout must not be negative, and not all sides empty")
     try:
         chosen = [int(word) for word in frames.split(",")]
     except ValueError:
@@ -116,7 +116,7 @@ def flow(
     coldest: Annotated[float, typer.Option(help="K; each copy has its own temperature.")] = 200.0,
     hottest: Annotated[float, typer.Option(help="K.")] = 600.0,
     deuterium: Annotated[float, typer.Option(help="Fraction of deuterium in every second copy.")] = 0.25,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same file.")] = 0,
+    seed: Seed = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, npz.")] = Path("flow.npz"),
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -134,6 +134,7 @@ def flow(
     from egnn_md.data import flow as engine
     from egnn_md.dynamics.structures import read_structure
     from egnn_md.models.potential import Potential
+    from egnn_md.models.structures import structure_of
 
     try:
         settings = engine.SegmentSettings(
@@ -151,8 +152,10 @@ def flow(
     if not isinstance(potential, Potential):
         raise UserError(f"{model} is a {type(potential).__name__}; this needs a potential")
     structures = [read_structure(name) for name in molecules]
-    if any(atoms.pbc.any() for atoms in structures):
-        raise UserError("flow maps are of isolated molecules; a structure is periodic")
+    for name, atoms in zip(molecules, structures, strict=True):
+        problem = structure_of(atoms).problem(potential.config.elements)
+        if problem is not None or len(atoms) < 2:
+            raise UserError(f"{name}: {problem or 'it has one atom: nothing flows'}")
     origin = {"potential": model, "potential_sha256": identity(model)["model_sha256"], "molecules": molecules}
     starts = [(atoms.numbers.astype("int64"), atoms.positions) for atoms in structures]
     with progress_bar("simulating") as progress:
@@ -207,8 +210,8 @@ def erdos_renyi(
 def _random_graphs(
     family: Family, counts: dict[str, int], seed: int, output: Path, overwrite: bool, as_json: bool
 ) -> Outcome:
-    if min(counts.values()) < 1 or seed < 0:
-        raise UserError("--train, --valid and --test must be at least 1, and --seed not negative")
+    if min(counts.values()) < 1:
+        raise UserError("--train, --valid and --test must be at least 1")
     _check_output(output, overwrite)
     from egnn_md.data import random_graphs as engine
 

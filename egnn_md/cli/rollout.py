@@ -138,8 +138,9 @@ def rollout(
     module, function = ROLLOUTS[kind].split(":")
     of_molecules = kind == "flow"
     for name, value in given.items():
-        if name not in FOR_ALL and (name in PARTICLES) == of_molecules and value not in (None, False):
-            flag = {"energy_filter": "filter"}.get(name, name.replace("_", "-"))
+        said = value is not None if name == "energy_filter" else value not in (None, False)
+        if said and name not in FOR_ALL and (name in PARTICLES) == of_molecules:
+            flag = {"energy_filter": "filter" if value else "no-filter"}.get(name, name.replace("_", "-"))
             raise UserError(
                 f"--{flag} is for rollouts of {'particles' if of_molecules else 'molecules'}; {model} is not"
             )
@@ -154,6 +155,7 @@ def rollout(
 
 def particles(name: str, model: nn.Module, start: str, output: Path, given: dict[str, Any]) -> Outcome:
     """Rollout of particles."""
+    from egnn_md.checkpoint import read_header
     from egnn_md.data import nbody
     from egnn_md.dynamics import particles as engine
 
@@ -165,6 +167,7 @@ def particles(name: str, model: nn.Module, start: str, output: Path, given: dict
         raise UserError(f"--side must be one of {', '.join(nbody.SIDES)}, not {options['side']!r}")
     engine.refuse_old_rollout(output, options["overwrite"])
     true = nbody.read(Path(start), options["side"]).select(slice(options["systems"]))
+    true.check_law(read_header(name))
     with progress_bar("rolling out") as progress:
         made = engine.roll_out(
             model,
@@ -179,10 +182,15 @@ def particles(name: str, model: nn.Module, start: str, output: Path, given: dict
 
 
 def _show(summary: dict[str, Any], output: Path) -> None:
-    known = len(summary["median_se"])
+    compared = summary["compared_frames"]
+    known = len(compared)
     chosen = sorted({k for k in (1, 5, 10, 20, 30, 40, known - 1) if 0 < k < known})
-    columns = ["median_se", "mse", "median_se_constant_velocity", "median_energy_change"]
-    rows = [[str(summary["frames"][k]), *(f"{summary[name][k]:.3g}" for name in columns)] for k in chosen]
+    change = dict(zip(summary["frames"], summary["median_energy_change"], strict=True))
+    columns = ["median_se", "mse", "median_se_constant_velocity"]
+    rows = [
+        [str(compared[k]), *(f"{summary[name][k]:.3g}" for name in columns), f"{change[compared[k]]:.3g}"]
+        for k in chosen
+    ]
     title = f"{summary['n_systems']} systems of {summary['n_particles']} particles"
     table(title, ["frame", "median error", "mean error", "constant velocity", "energy change"], rows, numbers=True)
     print("squared errors per component; energy change: median")

@@ -70,6 +70,8 @@ def _start(
         raise UserError(f"--stride must be at least {SHORTEST_STRIDE} fs, not {asked.stride}")
     defaults = {"seed": secrets.randbits(31), "timestep": STRIDE, "steps": STEPS}
     settings = MDSettings(**{**defaults, **asked.settings()})
+    if asked.energy_filter and settings.ensemble == "nve":
+        raise UserError("--filter tests strides between a thermostat's steps: it goes with --ensemble nvt")
     if not overwrite:
         refuse_old_run(folder)
     atoms = read_structure(structure)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -67,6 +67,12 @@ class Trajectories:
         if len(places) == 0:
             raise DataError(f"there is no frame {frame}, only {_ranges(self.frames)}: `egnn-md data nbody --frames`")
         return int(places[0])
+
+    def check_law(self, header: Mapping[str, Any]) -> None:
+        """Raise DataError if the model with this checkpoint header learned another law."""
+        learned = (header.get("training_data") or {}).get("law", self.law)
+        if learned != self.law:
+            raise DataError(f"the model learned the law {learned!r}, these particles follow {self.law!r}")
 
     def select(self, systems: slice | NDArray[np.int64]) -> Trajectories:
         """Some of the systems."""

@@ -22,6 +22,7 @@ from egnn_md.checkpoint import load
 from egnn_md.dynamics.flow import Strider, Thermostat
 from egnn_md.dynamics.settings import SettingsError
 from egnn_md.models.flow import FlowMap
+from egnn_md.models.structures import structure_of
 from egnn_md.units import BOLTZMANN, FS_PER_TIME_UNIT
 
 FloatArray = NDArray[np.float64]
@@ -149,3 +150,5 @@ def _check(atoms: Atoms, temperature: float | None, friction: float) -> None:
         raise SettingsError(f"friction must be above 0 /ps, not {friction}")
     if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.get_momenta()).all()):
         raise SettingsError("positions or momenta are NaN or infinite")
+    if unfit := structure_of(atoms).unfit:
+        raise SettingsError(f"a flow map cannot move this structure: {unfit}")

@@ -22,10 +22,10 @@ TAIL = 8
 
 
 def plot_errors(frames: NDArray[np.int64], errors: FloatArray, straight: FloatArray, picture: Path) -> None:
-    """Squared errors (n_known_frames, n_systems) against time: median, middle half, beside constant velocity."""
+    """Squared errors (n_frames, n_systems) against time: median, middle half, beside constant velocity."""
     figure = _figure(6.4, 4.8)
     axes = figure.subplots()
-    times = FRAME_TIME * (frames[: len(errors)] - frames[0])
+    times = FRAME_TIME * (frames - frames[0])
     for values, colour, name in ((errors, "C0", "model"), (straight, "C1", "constant velocity")):
         low, middle, high = np.quantile(values[1:], [0.25, 0.5, 0.75], axis=1) if len(values) > 1 else [[]] * 3
         axes.plot(times[1:], middle, color=colour, label=f"{name}: median")
@@ -58,6 +58,7 @@ def animate(rollout: Rollout, picture: Path, system: int = 0) -> None:
     from matplotlib.animation import FuncAnimation, PillowWriter
 
     x, truth = rollout.predicted.positions[system], rollout.true.positions[system]
+    at = rollout.true.frames - rollout.predicted.frames[0]
     charges = rollout.predicted.charges
     colours = ["C0"] * x.shape[1] if charges is None else ["C3" if q > 0 else "C0" for q in charges[system]]
     plane = np.concatenate([x, np.zeros((*x.shape[:2], 1), x.dtype)], -1)[..., :2]
@@ -78,7 +79,8 @@ def animate(rollout: Rollout, picture: Path, system: int = 0) -> None:
         for particle, tail in enumerate(tails):
             tail.set_data(*plane[max(0, frame - TAIL) : frame + 1, particle].T)
         discs.set_offsets(plane[frame])
-        rings.set_offsets(seen[frame] if frame < len(seen) else np.empty((0, 2)))
+        known = np.flatnonzero(at == frame)
+        rings.set_offsets(seen[known[0]] if len(known) else np.empty((0, 2)))
         axes.set_title(f"time {FRAME_TIME * frame:.1f}")
 
     with replacing(picture) as temporary:

@@ -32,12 +32,12 @@ class Rollout:
     predicted: nbody.Trajectories
     """Its first frame is the start."""
     true: nbody.Trajectories
-    """Of the same systems; frames may be fewer."""
+    """Of the same systems: those of its frames that the prediction has too."""
 
     def squared_errors(self) -> FloatArray:
         """(n_known_frames, n_systems), averaged over components."""
-        known = len(self.true.frames)
-        error = (self.predicted.positions[:, :known].astype(np.float64) - self.true.positions) ** 2
+        at = self.true.frames - self.predicted.frames[0]
+        error = (self.predicted.positions[:, at].astype(np.float64) - self.true.positions) ** 2
         means: FloatArray = error.mean((2, 3)).T
         return means
 
@@ -101,17 +101,11 @@ def roll_out(
         raise DataError("a prediction is no number: the sub-steps may be too coarse, or the data unlike the training's")
     frames = start_frame + np.arange(n_frames + 1)
     predicted = nbody.Trajectories(true.law, frames, positions, velocities, true.couplings, true.charges)
-    return Rollout(predicted, _consecutive(true, first, n_frames))
-
-
-def _consecutive(true: nbody.Trajectories, first: int, n_frames: int) -> nbody.Trajectories:
-    """The frames of `true` from its column `first` on that follow each other without a gap."""
-    frames = true.frames[first : first + n_frames + 1]
-    n_known = int((frames == frames[0] + np.arange(len(frames))).cumprod().sum())
-    columns = slice(first, first + n_known)
-    return nbody.Trajectories(
-        true.law, true.frames[columns], true.positions[:, columns], true.velocities[:, columns], true.couplings
+    known = np.flatnonzero((true.frames >= frames[0]) & (true.frames <= frames[-1]))
+    compared = nbody.Trajectories(
+        true.law, true.frames[known], true.positions[:, known], true.velocities[:, known], true.couplings
     )
+    return Rollout(predicted, compared)
 
 
 def refuse_old_rollout(folder: Path, overwrite: bool) -> None:
@@ -134,7 +128,7 @@ def write_rollout(rollout: Rollout, folder: Path, animate: bool = True) -> dict[
             name: getattr(predicted, name) for name in ("frames", "positions", "velocities", "couplings")
         }
         np.savez_compressed(file, **arrays | conserved | {"squared_errors": errors})
-    particle_plots.plot_errors(predicted.frames, errors, straight, folder / "errors.png")
+    particle_plots.plot_errors(rollout.true.frames, errors, straight, folder / "errors.png")
     particle_plots.plot_conserved(predicted.frames, conserved, folder / "conserved.png")
     if animate:
         particle_plots.animate(rollout, folder / "animation.gif")
@@ -155,6 +149,7 @@ def summarize(
         "n_systems": len(rollout.predicted),
         "n_particles": rollout.predicted.positions.shape[2],
         "frames": rollout.predicted.frames.tolist(),
+        "compared_frames": rollout.true.frames.tolist(),
         "median_se": medians(errors),
         "mse": [float(value) for value in errors.mean(1)],
         "median_se_constant_velocity": medians(straight),

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from egnn_md.elements import COVALENT_RADII
+from egnn_md.elements import BOUND, COVALENT_RADII
 from egnn_md.models.structures import Structure
 
-BOUND = 1.3
-"""Atoms are bound below this many sums of their covalent radii; thermal vibrations stay below."""
 ROUNDS = 6
 
 

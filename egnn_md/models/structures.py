@@ -61,7 +61,7 @@ class Structure:
         return None
 
 
-PERIODIC: Final = "it is periodic; these are properties of isolated molecules: set pbc=False if it is one"
+PERIODIC: Final = "it is periodic; the model knows isolated molecules: set pbc=False if it is one"
 CHARGED: Final = "it is charged; the model knows neutral molecules only"
 RADICAL: Final = "it is a radical; the model knows closed shells only"
 

@@ -81,6 +81,7 @@ def evaluate_file(model: nn.Module, header: Mapping[str, Any], request: Request)
     if side == "all":
         raise EvaluationError("particles are divided into sides: --split train, valid or test")
     trajectories = nbody.read(request.file, side)
+    trajectories.check_law(header)
     if isinstance(model, VelocityEGNN) and not np.isclose(model.config.duration, nbody.duration(*FRAMES)):
         raise EvaluationError(f"this model jumps over {model.config.duration}; the two frames are 1.0 apart")
     errors = squared_errors(model, trajectories, batch_size=max(request.batch_size, 500), progress=request.progress)

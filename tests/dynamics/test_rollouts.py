@@ -126,6 +126,8 @@ def test_the_same_seed_gives_the_same_rollout() -> None:
     ("change", "options", "message"),
     [
         ({"pbc": True, "cell": [9, 9, 9]}, {}, "isolated molecules"),
+        ({"info": {"charge": 1}}, {}, "charged"),
+        ({"info": {"spin": 3}}, {}, "multiplicity"),
         ({}, {"stride": 0.0}, "stride must be at least"),
         ({}, {"stride": float("nan")}, "stride must be at least"),
         ({}, {"temperature_K": -1.0}, "temperature_K must be above 0"),
