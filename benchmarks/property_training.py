@@ -89,9 +89,9 @@ def finish(model: Any, steps: int, train: Any, valid: Any, test: Any, options: A
     from egnn_md.checkpoint import save
     from egnn_md.targets import NAMES
     from egnn_md.training.property import training_data
-    from egnn_md.training.property_metrics import calibrate, compare, errors_of, fit_familiarity
+    from egnn_md.training.property_metrics import calibrate, compare, errors_of, fit_statistics
 
-    fit_familiarity(model, train)
+    fit_statistics(model, train)
     sides = {"valid": compare(model, valid), "test": compare(model, test)}
     calibrate(model, sides["valid"])
     information = {

@@ -109,3 +109,14 @@ def test_soft_edges_of_graphs_and_particles(
     save(GraphAutoencoder(GraphAutoencoderConfig(hidden_dim=8)), tmp_path / "hard.safetensors")
     with pytest.raises(SystemExit):
         script.main(["--model", str(tmp_path / "hard.safetensors"), "--file", str(tmp_path / "g.npz")])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_moved_atoms_are_flagged(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    write_qm9(molecules(), tmp_path / "qm9.npz")
+    words = ["--data", tmp_path, "--moved", "0.2", "--relaxed", "1", "--json", tmp_path / "r.json"]
+    benchmark("property_geometries").main([str(word) for word in words])
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert list(found) == ["minima", "moved by 0.2 Å", "relaxed, organic-xtb"]
+    assert found["moved by 0.2 Å"]["flagged"] == 1.0
+    assert found["relaxed, organic-xtb"]["n"] == 1

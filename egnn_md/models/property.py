@@ -25,6 +25,7 @@ from egnn_md.models.potential import UnsupportedElement
 from egnn_md.models.property_networks import READOUTS, MoleculeBatch, NetworkOutput, PaperNetwork, VectorNetwork
 from egnn_md.models.structures import Structure, batches, structures_of
 from egnn_md.neighbors import molecules_graph
+from egnn_md.nn.bond_lengths import BondLengths
 from egnn_md.nn.familiarity import Familiarity
 from egnn_md.nn.ops import segment_sum
 from egnn_md.targets import BY_NAME, NAMES, RT, unit_of
@@ -109,7 +110,8 @@ class PropertyPrediction:
     uncertainty: Tensor
     """(n_molecules, n_targets) expected absolute error, same units; NaN where the model gives none."""
     extrapolation: Tensor
-    """(n_atoms,) ratio to the training data, see `Familiarity`; NaN where the model carries no statistics."""
+    """(n_atoms,) ratio to the training data, the larger of `Familiarity` and the strain of `BondLengths`; NaN where the
+    model carries no statistics."""
 
 
 class PropertyModel(nn.Module):
@@ -132,6 +134,7 @@ class PropertyModel(nn.Module):
             self.register_buffer("calibration", torch.ones(n_targets))
             self.calibration: Tensor
         self.familiarity = Familiarity(config.hidden_dim, n_elements)
+        self.bond_lengths = BondLengths(config.elements)
         lookup = torch.full((256,), n_elements, dtype=torch.int64)
         lookup[list(config.elements)] = torch.arange(n_elements)
         self.register_buffer("species_of", lookup, persistent=False)
@@ -179,10 +182,12 @@ class PropertyModel(nn.Module):
         """Predict for each molecule of `graph`; see `prepare`."""
         molecules = self.prepare(graph)
         out = self.network(molecules)
+        familiarity = self.familiarity(out.features.detach(), molecules.species)
+        strain = self.bond_lengths(molecules.vectors.norm(dim=-1), molecules.edge_index, molecules.species)
         return PropertyPrediction(
             values=self.properties(out, molecules),
             uncertainty=self.uncertainty(out),
-            extrapolation=self.familiarity(out.features.detach(), molecules.species),
+            extrapolation=torch.maximum(familiarity, strain),
         )
 
     def properties(self, out: NetworkOutput, molecules: MoleculeBatch) -> Tensor:
@@ -249,7 +254,7 @@ class PropertyModel(nn.Module):
         worst = torch.full((len(molecules),), -math.inf, dtype=torch.float64, device=device)
         extrapolation = prediction.extrapolation.double()
         if bool(self.familiarity.mean.isfinite().any()):  # NaN then means that the network itself overflowed
-            extrapolation = extrapolation.nan_to_num(nan=math.inf)
+            extrapolation = extrapolation.nan_to_num(nan=math.inf, posinf=math.inf)
         worst = worst.scatter_reduce(0, graph.batch, extrapolation, "amax")
         names = self.config.targets
         columns = dict(zip(names, prediction.values.cpu().unbind(1), strict=True))

@@ -27,7 +27,7 @@ from egnn_md.training.property_metrics import (
     calibrate,
     compare,
     errors_of,
-    fit_familiarity,
+    fit_statistics,
     plot_calibration,
     plot_parity,
 )
@@ -194,7 +194,7 @@ class PropertyTask:
         return {"split": "the data's own", "training_data": training_data(self.train, self.targets)}
 
     def finish(self, model: PropertyModel, folder: Path) -> dict[str, Any]:
-        fit_familiarity(model, self.train)
+        fit_statistics(model, self.train)
         compared = {"valid": compare(model, self.valid)}
         calibrate(model, compared["valid"])
         if len(self.test):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from egnn_md.data.qm9 import NO_SIDE, Molecules, read_qm9
 from egnn_md.data.structures import DataError
 from egnn_md.models.property import PropertyModel
+from egnn_md.models.property_networks import MoleculeBatch
 from egnn_md.models.structures import Structure, batches
 from egnn_md.neighbors import molecules_graph
 from egnn_md.targets import BY_NAME, NAMES
@@ -79,19 +80,38 @@ def calibrate(model: PropertyModel, compared: Compared) -> None:
     model.calibration.mul_(torch.tensor(factors).to(model.calibration))
 
 
+def fit_statistics(model: PropertyModel, molecules: Molecules) -> None:
+    """Take the statistics of the extrapolation signal: bonds from all training molecules, features from a sample."""
+    _fit_familiarity(model, molecules)
+    _fit_bond_lengths(model, molecules)
+
+
 @torch.no_grad()
-def fit_familiarity(model: PropertyModel, molecules: Molecules) -> None:
-    """Take the statistics of the extrapolation signal from a sample of the training molecules."""
+def _fit_familiarity(model: PropertyModel, molecules: Molecules) -> None:
     chosen = np.random.default_rng(0).permutation(len(molecules))[:STATISTICS_MOLECULES]
     features, species = [], []
     for start in range(0, len(chosen), 64):
-        part = molecules.select(chosen[start : start + 64])
-        positions, numbers = torch.from_numpy(part.positions), torch.from_numpy(part.atomic_numbers)
-        graph = molecules_graph(positions, numbers, torch.from_numpy(part.n_atoms), model.config.reach)
-        prepared = model.prepare(graph.to(model.device))
+        prepared = _prepared(model, molecules.select(chosen[start : start + 64]))
         features.append(model.network(prepared).features)
         species.append(prepared.species)
     model.familiarity.fit(torch.cat(features), torch.cat(species))
+
+
+@torch.no_grad()
+def _fit_bond_lengths(model: PropertyModel, molecules: Molecules) -> None:
+    lengths, kinds = [], []
+    for start in range(0, len(molecules), 1024):
+        part = _prepared(model, molecules.select(np.arange(start, min(start + 1024, len(molecules)))))
+        found = model.bond_lengths.bonds(part.vectors.norm(dim=-1), part.edge_index, part.species)
+        lengths.append(found[0].float().cpu().numpy())
+        kinds.append(found[1].cpu().numpy())
+    model.bond_lengths.fit(np.concatenate(lengths), np.concatenate(kinds))
+
+
+def _prepared(model: PropertyModel, part: Molecules) -> MoleculeBatch:
+    positions, numbers = torch.from_numpy(part.positions), torch.from_numpy(part.atomic_numbers)
+    graph = molecules_graph(positions, numbers, torch.from_numpy(part.n_atoms), model.config.reach)
+    return model.prepare(graph.to(model.device))
 
 
 def coverage(compared: Compared, target: int) -> FloatArray:

@@ -275,11 +275,13 @@ def test_convert(call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_ase_calculator(model_file: Path) -> None:
-    from egnn_md.calculators import EGNNPropertyCalculator
+    from egnn_md.calculators import EGNNPropertyCalculator, ExtrapolationWarning
 
     atoms = molecule("CH3CH2OH")
     calculator = EGNNPropertyCalculator(model_file)
     atoms.calc = calculator
+    calculator.model.bond_lengths.shortest.fill_(0.5)  # a few training molecules do not have all its bonds
+    calculator.model.bond_lengths.longest.fill_(2.0)
     values = calculator.model.predict(atoms)
     free_atoms = -2 * 37.846772 - 75.064579 - 6 * 0.500273
     energy = free_atoms * 27.211386 + 1e-3 * (values["u0"] - values["zpve"])
@@ -287,3 +289,7 @@ def test_ase_calculator(model_file: Path) -> None:
     assert atoms.calc.results["gap"] == pytest.approx(values["gap"])
     with pytest.raises(NotImplementedError):
         atoms.get_forces()
+    atoms.rattle(1e-3)
+    calculator.model.bond_lengths.longest.fill_(1.0)
+    with pytest.warns(ExtrapolationWarning, match="relax it"):
+        atoms.get_potential_energy()

@@ -1,0 +1,75 @@
+"""A sign of distortion: bonds longer or shorter than any of their kind at the minima of the training data."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from egnn_md.elements import BOUND, COVALENT_RADII
+from egnn_md.nn.ops import segment_sum
+
+MOST_NEIGHBORS: Final = 6
+OUTLIERS: Final = 5e-4
+"""Fraction of the training bonds of a kind that may lie below its range, and as many above it."""
+TOLERANCE: Final = 0.02
+"""Å beyond the range that count as one more unit of strain."""
+
+
+class BondLengths(nn.Module):
+    """Strain of each atom's bonds against the lengths in the training data.
+
+    A kind of bond is the element and the number of neighbours of either atom. In the middle of its range a bond has
+    strain 0, at the ends 1, and one more for every `TOLERANCE` beyond; a kind never seen has infinite strain. At a
+    minimum such ranges are narrow (C-H of a tetrahedral carbon: 1.08 to 1.11 Å), so that thermal motion shows.
+    """
+
+    def __init__(self, elements: tuple[int, ...]) -> None:
+        super().__init__()
+        self.n_kinds = len(elements) * (MOST_NEIGHBORS + 1)
+        radii = BOUND * torch.tensor([COVALENT_RADII[z] for z in elements])
+        self.register_buffer("radii", radii, persistent=False)
+        self.register_buffer("shortest", torch.full((self.n_kinds**2,), torch.nan))
+        self.register_buffer("longest", torch.full((self.n_kinds**2,), torch.nan))
+        self.radii: Tensor
+        self.shortest: Tensor
+        self.longest: Tensor
+
+    def forward(self, distances: Tensor, edge_index: Tensor, species: Tensor) -> Tensor:
+        """Largest strain of each atom's bonds, (n_atoms,).
+
+        distances (n_edges,) Å; edge_index (2, n_edges), each pair in both directions; species (n_atoms,).
+        """
+        lengths, kinds, atoms = self.bonds(distances, edge_index, species)
+        low, high = self.shortest.index_select(0, kinds), self.longest.index_select(0, kinds)
+        middle, half = (low + high) / 2, ((high - low) / 2).clamp(min=1e-3)
+        away = (lengths - middle).abs()
+        strain = torch.where(away < half, away / half, 1.0 + (away - half) / TOLERANCE)
+        strain = strain.nan_to_num(nan=math.inf, posinf=math.inf)
+        return strain.new_zeros(species.shape[0]).scatter_reduce(0, atoms, strain, "amax")
+
+    def bonds(self, distances: Tensor, edge_index: Tensor, species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each bond, from either end: its length (Å), its kind, its first atom; (n_bonds,) each."""
+        ends = species[edge_index]
+        bound = distances < self.radii[ends[0]] + self.radii[ends[1]]
+        lengths, (i, j), (first, second) = distances[bound], edge_index[:, bound], ends[:, bound]
+        n_neighbors = segment_sum(torch.ones_like(i), i, species.shape[0]).clamp(max=MOST_NEIGHBORS)
+        per_element = MOST_NEIGHBORS + 1
+        kinds = (first * per_element + n_neighbors[i]) * self.n_kinds + second * per_element + n_neighbors[j]
+        return lengths, kinds, i
+
+    @torch.no_grad()
+    def fit(self, lengths: NDArray[np.float32], kinds: NDArray[np.int64]) -> None:
+        """Take the ranges of all bonds of the training data; see `bonds`."""
+        order = np.lexsort((lengths, kinds))
+        present, starts, counts = np.unique(kinds[order], return_index=True, return_counts=True)
+        skipped = (OUTLIERS * counts).astype(np.int64)
+        ordered = lengths[order]
+        self.shortest.fill_(torch.nan)[torch.from_numpy(present)] = torch.from_numpy(ordered[starts + skipped])
+        self.longest.fill_(torch.nan)[torch.from_numpy(present)] = torch.from_numpy(
+            ordered[starts + counts - 1 - skipped]
+        )
