@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -141,13 +141,17 @@ def read_header(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def load(
-    name_or_path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    name_or_path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
 ) -> nn.Module:
     """A model ready to predict, from a shipped name or a path.
 
-    `dtype` torch.float32 or torch.float64 is the precision of the network; None keeps the file's. Weights do not
-    require gradients. Raises CheckpointError.
+    `dtype` torch.float32 or torch.float64, or their names, is the precision of the network; None keeps the file's.
+    Weights do not require gradients. Raises CheckpointError.
     """
+    if dtype is not None and str(dtype).removeprefix("torch.") not in ("float32", "float64"):
+        raise CheckpointError(f"dtype must be float32 or float64, not {dtype}")
+    if isinstance(dtype, str):
+        dtype = cast(torch.dtype, getattr(torch, dtype.removeprefix("torch.")))
     path = resolve(name_or_path)
     header = read_header(path)
     model_class, config = _configured(path, header)

@@ -65,6 +65,14 @@ def test_precision_on_request(checkpoint_file: Path) -> None:
     assert single.reference_energies.dtype == torch.float64
 
 
+def test_precision_by_name(checkpoint_file: Path) -> None:
+    assert next(load(checkpoint_file, dtype="float64").parameters()).dtype == torch.float64
+    with pytest.raises(CheckpointError, match="float32 or float64, not float16"):
+        load(checkpoint_file, dtype="float16")
+    with pytest.raises(CheckpointError, match="int64"):
+        load(checkpoint_file, dtype=torch.int64)
+
+
 def test_loading_leaves_global_state_alone(checkpoint_file: Path) -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)

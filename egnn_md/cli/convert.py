@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,8 +37,10 @@ def convert(
     """
     if len({target is None, mean is None, mad is None}) != 1:
         raise UserError("--target, --mean and --mad belong together: give all three, or none")
-    if mad is not None and not mad > 0:
+    if mad is not None and not 0 < mad < math.inf:
         raise UserError(f"--mad must be positive, not {mad}")
+    if mean is not None and not math.isfinite(mean):
+        raise UserError(f"--mean must be a number, not {mean}")
     if output.suffix != ".safetensors":
         raise UserError(f"-o {output}: a checkpoint's name ends in .safetensors")
     if output.exists() and not overwrite:

@@ -230,6 +230,8 @@ def _random_graphs(
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
+    if output.is_dir():
+        raise UserError(f"{output} is a folder: -o names a file")
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists already: --overwrite replaces it, -o names another")
     if not output.absolute().parent.is_dir():

@@ -30,12 +30,13 @@ def evaluate(
     threads: Threads = None,
     as_json: Json = False,
 ) -> Outcome:
-    """Compare a model with reference values: of a potential, energies (eV) and forces (eV/Å).
+    """Compare a model with reference values: energies (eV) and forces (eV/Å), properties, trajectories, graphs.
 
     A potential's errors are in meV/Å (mean over force components) and meV/atom. `--split test` takes the molecules
     that training never saw. A propagator of particles is compared at frame 40 from frame 30: squared error of
-    positions, mean and median over trajectories and mean of the lowest 80 %. A graph autoencoder: cross-entropy, wrong
-    pairs and F1.
+    positions, mean and median over trajectories and mean of the lowest 80 %. A property model: mean absolute errors in
+    the units of the properties; the file is QM9's archive, .sdf or npz. A graph autoencoder: cross-entropy, wrong pairs
+    and F1.
 
     Example:  egnn-md evaluate organic-xtb frames.extxyz --plot parity.png
     """
@@ -46,6 +47,11 @@ def evaluate(
     check_device(device)
     if plot is not None and not plot.absolute().parent.is_dir():
         raise UserError(f"the folder of {plot} does not exist")
+    if plot is not None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        if plot.suffix[1:].lower() not in (known := FigureCanvasAgg.get_supported_filetypes()):
+            raise UserError(f"--plot {plot}: a picture's name ends in one of .{', .'.join(sorted(known))}")
     precision = parse_dtype(dtype)
     from egnn_md.checkpoint import load, read_header
     from egnn_md.training.evaluation import Request, evaluate_file

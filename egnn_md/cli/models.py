@@ -64,14 +64,13 @@ def _rows(values: dict[str, Any]) -> list[list[str]]:
     rows.append(["kind", str(values.get("kind", ""))])
     if elements:
         rows.append(["elements", symbols(elements)])
+    if config.get("network") == "paper":
+        config = {name: config[name] for name in ("targets", "network", "hidden_dim", "n_layers", "soft_edges")}
     if "cutoff" in config:
         rows.append(["cutoff", f"{config.pop('cutoff')} Å"])
     rows.append(["units", _text(values.get("units", {}))])
     if references:
         named = zip(elements, references, strict=False)
-        rows.append(["reference energies", ", ".join(f"{symbols([z])} {energy:.4f} eV" for z, energy in named)])
-    named = zip(elements, references, strict=False)
-    if references:
         rows.append(["reference energies", ", ".join(f"{symbols([z])} {energy:.4f} eV" for z, energy in named)])
     for name in ("offsets", "scales", "references"):  # of a property model: nothing to read
         config.pop(name, None)
@@ -99,6 +98,8 @@ def _errors(values: dict[str, Any]) -> str:
         if isinstance(value, dict):
             if isinstance(value.get("mae"), float):  # a property
                 parts.append(f"{name} {value['mae']:.4g} {value['unit']}")
+            else:
+                parts.append(f"{name}: {_errors(value)}")
             continue
         unit = units.get(name.split("_")[0], "") if name.endswith(("mae", "rmse")) else ""
         number = f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -64,8 +64,8 @@ def report_error(error: Exception) -> int | None:
     if isinstance(error, ValueError) and type(error).__module__.startswith("egnn_md."):
         say(str(error))
         return 2
-    if isinstance(error, OSError) and error.filename is not None:
-        say(f"{error.filename}: {error.strerror}")
+    if isinstance(error, OSError) and error.strerror is not None:
+        say(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}")
         return 2
     return None
 

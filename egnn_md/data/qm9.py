@@ -315,8 +315,8 @@ def _read_npz(path: Path) -> Molecules:
     data = read_npz(path, ("n_atoms", "atomic_numbers", "positions", "targets", "target_names"))
     check_arrays(data, path, per_frame=("index", "split"))
     n = len(data["n_atoms"])
-    names = [str(name) for name in data["target_names"]]
-    unknown = [name for name in names if name not in BY_NAME]
+    names = [str(name) for name in np.atleast_1d(data["target_names"])]
+    unknown = len(set(names)) < len(names) or not set(names) <= set(BY_NAME)
     if unknown or data["targets"].shape != (n, len(names)):
         raise DataError(f"{path}: targets must be {n} rows of {', '.join(NAMES)}, or some of these; not {names}")
     targets = np.full((n, len(NAMES)), np.nan)

@@ -21,7 +21,7 @@ _NUMBER_OF: Final = {symbol: z for z, symbol in enumerate(SYMBOLS) if z} | {
     str(z): z for z in range(1, MAX_ATOMIC_NUMBER + 1)
 }
 _PLAIN_COLUMNS: Final = "properties=species:s:1:pos:r:3"
-_CHARGE: Final = re.compile(r"charge\s*[=:]\s*[\"']?([-+]?\d+(?:\.\d*)?)")
+_CHARGE: Final = re.compile(r"(?<![a-z_])(?:total_?)?charge\s*[=:]\s*[\"']?([-+]?\d+(?:\.\d*)?)")
 _SPEAKING: Final = ("lattice=", "pbc=", "charge=", "spin=", "charges:r:1", "magmoms:r:1")
 """What a comment line may say that ase must read."""
 _FRAMES_OF_NPZ: Final = 10_000

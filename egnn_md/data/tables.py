@@ -49,6 +49,8 @@ class Table:
         self._record, records = FORMATS[path.suffix]
         self.n_rows, self.n_flagged, self.next_index = 0, 0, 0
         if path.exists() and not overwrite:
+            if resume and not self.part.exists():
+                raise TableError(f"{path} is finished: nothing to resume; --overwrite begins anew")
             raise TableError(f"{path} exists: --overwrite replaces it")
         if resume and self.part.exists():
             self._resume(work, records)
@@ -72,9 +74,13 @@ class Table:
         with self.part.open("rb") as file:
             if self.path.suffix == ".csv":
                 end = len(file.readline())
-            for place, index, flagged in records(file):
-                end, self.n_rows, self.next_index = place, self.n_rows + 1, index + 1
-                self.n_flagged += flagged
+            try:
+                for place, index, flagged in records(file):
+                    end, self.n_rows, self.next_index = place, self.n_rows + 1, index + 1
+                    self.n_flagged += flagged
+            except (ValueError, KeyError, IndexError, TypeError):
+                damaged = f"{self.part} is damaged after {self.n_rows} rows: --overwrite begins anew"
+                raise TableError(damaged) from None
         self._file = self.part.open("r+b")
         self._file.truncate(end)
         self._file.seek(end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ def from_authors(state: Any, target: str | None = None, mean: float = 0.0, devia
     called "output". Layers, width and attention are read off the shapes. Raises ConversionError.
     """
     state = _plain(state)
-    n_layers = 1 + max((int(key.split(".")[0][4:]) for key in state if key.startswith("gcl_")), default=-1)
+    n_layers = 1 + max((int(found[1]) for key in state if (found := re.match(r"gcl_(\d+)\.", key))), default=-1)
     width = _shape(state, "embedding.weight")
     if n_layers == 0 or width[1] != N_POWERS * len(ELEMENTS):
         raise ConversionError(

@@ -172,6 +172,8 @@ def test_weights_of_another_network_are_refused(literal: Any) -> None:
         from_authors([1, 2])
     with pytest.raises(ConversionError, match="lacks"):
         from_authors({"weight": torch.zeros(2)})
+    with pytest.raises(ConversionError, match="0 layers"):
+        from_authors({"embedding.weight": state["embedding.weight"], "gcl_x.weight": torch.zeros(2)})
     with pytest.raises(ConversionError, match="differ"):
         from_authors({key: value for key, value in state.items() if key != "node_dec.0.bias"})
     with pytest.raises(ConversionError, match="not all finite"):

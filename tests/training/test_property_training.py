@@ -248,6 +248,25 @@ def test_a_prediction_that_was_killed_goes_on(
     assert summary["n"] == 7
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["index"] for row in rows] == list(range(7))
+    code, _, err = call(*words, "--resume")
+    assert (code, "is finished: nothing to resume" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("o.csv", "rubbish\n"), ("o.jsonl", "rubbish\n"), ("o.jsonl", "3\n"), ("o.xyz", "x\n"), ("o.xyz", "0\nx\n")],
+)
+def test_a_damaged_part_is_refused(
+    name: str, line: str, call: Callable[..., Any], model_file: Path, tmp_path: Path
+) -> None:
+    write_structures(tmp_path / "a.extxyz", bad=True)
+    words = ("predict", "a.extxyz", "-o", name, "--model", model_file)
+    assert call(*words)[0] == 2
+    part = tmp_path / f"{name}.part"
+    part.write_text(part.read_text() + line)
+    code, _, err = call(*words, "--resume", "--skip-bad")
+    assert (code, "is damaged after 2 rows" in err) == (2, True), err
+    assert part.read_text().endswith(line)
 
 
 def test_convert(call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,6 +286,8 @@ def test_convert(call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.M
     with_target = ("convert", "theirs.pt", "-o", "mine.safetensors", "--overwrite", "--target", "homo")
     assert call(*with_target)[0] == 2
     assert call(*with_target, "--mean", -6500, "--mad", 440)[0] == 0
+    assert call(*with_target, "--mean", "nan", "--mad", 440)[0] == 2
+    assert call(*with_target, "--mean", 0, "--mad", "inf")[0] == 2
     (tmp_path / "rubbish.pt").write_bytes(b"no weights")
     code, _, err = call("convert", "rubbish.pt", "-o", "b.safetensors")
     assert code == 2
