@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm, silu
+from torch.nn.functional import linear, silu
 
 from egnn_md.models.flow import FORCE_SCALE, FlowMap, Kick
-from egnn_md.nn.radial import TINY_SQUARE, cutoff_envelope
+from egnn_md.nn.radial import TINY_SQUARE, cutoff_value
 from egnn_md.nn.vector_egcl import NEIGHBOR_SCALE, NORM_FLOOR, VectorEGCL
 
 
@@ -26,7 +26,8 @@ class _Layer(NamedTuple):
     geometry: Tensor | None
     gate: Tensor
     read: Tensor
-    node_in: nn.Linear
+    node_in: Tensor
+    node_in_bias: Tensor
     out: Tensor
     out_bias: Tensor
 
@@ -43,7 +44,8 @@ class _Layer(NamedTuple):
             geometry=geometry,
             gate=layer.gate.weight,
             read=torch.cat([0.5 * layer.read_left.weight, layer.read_right.weight]),
-            node_in=layer.node_in,
+            node_in=layer.node_in.weight,
+            node_in_bias=layer.node_in.bias,
             out=torch.cat([node_out.weight, scale.weight]),
             out_bias=torch.cat([node_out.bias, scale.bias]),
         )
@@ -72,12 +74,12 @@ class DenseKick(nn.Module):
         distances = (vectors.square().sum(-1, keepdim=True) + TINY_SQUARE).sqrt()
         directions = vectors / distances
         seen, toward = distances.to(self.dtype), directions.to(self.dtype)
-        envelope = cutoff_envelope(seen, cutoff)[0] * self.others
+        envelope = cutoff_value(seen, cutoff) * self.others
         basis = self.model.basis
         radial = torch.sin(seen * basis.frequencies) * (basis.scale / seen)
         *by_layer, by_pair = (radial.view(n * n, -1) @ self.radial).view(n, n, -1).chunk(len(self.layers) + 1, -1)
         h, v = self._layers(features, toward, by_layer, envelope * NEIGHBOR_SCALE)
-        node = self.model.pair_node(rms_norm(h, h.shape[-1:], eps=NORM_FLOOR))
+        node = self.model.pair_node(_normed(h))
         own, both = _products(toward, v)
         geometry = torch.cat([own + own.transpose(0, 1), both], -1)
         hidden = node.unsqueeze(1) + node.unsqueeze(0) + by_pair + geometry @ self.pair_geometry
@@ -89,7 +91,7 @@ class DenseKick(nn.Module):
         dim, backwards = h.shape[-1], toward.transpose(1, 2)
         v = h.new_zeros(0)
         for layer, by_radial in zip(self.layers, radial, strict=True):
-            normed = rms_norm(h, (dim,), eps=NORM_FLOOR)
+            normed = _normed(h)
             source, target = linear(normed, layer.ends, layer.ends_bias).chunk(2, -1)
             hidden = source.unsqueeze(1) + target.unsqueeze(0) + by_radial
             if layer.geometry is not None:
@@ -103,10 +105,16 @@ class DenseKick(nn.Module):
                 along, across = gates.chunk(2, -1)
                 v = v + backwards @ along + (across.unsqueeze(2) * v.unsqueeze(0)).sum(1)
             left, right = linear(v, layer.read).chunk(2, -1)
-            node = silu(layer.node_in(torch.cat([normed, messages.sum(1), (left * right).sum(1)], -1)))
+            node = torch.cat([normed, messages.sum(1), (left * right).sum(1)], -1)
+            node = silu(linear(node, layer.node_in, layer.node_in_bias))
             update, scale = linear(node, layer.out, layer.out_bias).split_with_sizes([dim, v.shape[-1]], -1)
             h, v = h + update, torch.addcmul(v, v, scale.unsqueeze(1))
         return h, v
+
+
+def _normed(h: Tensor) -> Tensor:
+    """h / sqrt(mean h² + floor) along the last dimension."""
+    return h * torch.rsqrt(torch.linalg.vecdot(h, h) / h.shape[-1] + NORM_FLOOR).unsqueeze(-1)
 
 
 def _products(toward: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ from egnn_md.elements import MAX_ATOMIC_NUMBER, symbols
 from egnn_md.models.molecules import bond_pattern
 from egnn_md.models.potential import LARGEST, UnsupportedElement
 from egnn_md.nn.ops import gather, segment_sum
-from egnn_md.nn.radial import BesselBasis, cutoff_envelope, distance
+from egnn_md.nn.radial import BesselBasis, cutoff_value, distance
 from egnn_md.nn.vector_egcl import NORM_FLOOR, VectorEGCL
 from egnn_md.units import FS_PER_TIME_UNIT
 
@@ -176,7 +176,7 @@ class FlowMap(nn.Module):
         distances = distance(vectors)
         directions = vectors / distances
         seen = distances.to(self.dtype)
-        radial, envelope = self.basis(seen)[0], cutoff_envelope(seen, self.config.cutoff)[0]
+        radial, envelope = self.basis(seen)[0], cutoff_value(seen, self.config.cutoff)
         forward = directions.to(self.dtype).unsqueeze(-1)
         edges = _Edges(
             torch.cat([pairs, pairs.flip(0)], 1),

@@ -14,7 +14,7 @@ from torch.nn.functional import silu
 
 from egnn_md.nn.egcl import EGCL, EdgeInput, NodeState
 from egnn_md.nn.ops import gather, segment_sum
-from egnn_md.nn.radial import BesselBasis, cutoff_envelope, distance
+from egnn_md.nn.radial import BesselBasis, cutoff_value, distance
 from egnn_md.nn.vector_egcl import VectorEGCL
 
 SUMS: Final = ("alpha", "zpve", "u0", "u298-u0", "h298-g298", "cv")
@@ -153,7 +153,7 @@ class VectorNetwork(nn.Module):
     def _edges(self, molecules: MoleculeBatch) -> _Edges:
         d = distance(molecules.vectors)
         directions = (molecules.vectors / d).unsqueeze(-1)
-        return _Edges(molecules.edge_index, directions, self.basis.value(d), cutoff_envelope(d, self.cutoff)[0])
+        return _Edges(molecules.edge_index, directions, self.basis.value(d), cutoff_value(d, self.cutoff))
 
     def _moments(self, atom: Tensor, v: Tensor, by_atom: Tensor, molecules: MoleculeBatch) -> dict[str, Tensor]:
         """Dipole moment and spatial extent."""

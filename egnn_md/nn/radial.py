@@ -33,6 +33,12 @@ def cutoff_envelope(distances: Tensor, cutoff: Tensor | float) -> tuple[Tensor, 
     return value, x5 * (1.0 - x).square() * (-168.0 / cutoff)
 
 
+def cutoff_value(distances: Tensor, cutoff: Tensor | float) -> Tensor:
+    """`cutoff_envelope` without the slope."""
+    x = (distances / cutoff).clamp(max=1.0)
+    return 1.0 - (x * x * x).square() * (28.0 - x * (48.0 - 21.0 * x))
+
+
 def soft_core(distances: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     """Distances that stop shrinking: d from `end` (Å) outwards, constant (start + end)/2 below `start` (Å).
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from egnn_md.nn.radial import BesselBasis, cutoff_envelope, distance, soft_core
+from egnn_md.nn.radial import BesselBasis, cutoff_envelope, cutoff_value, distance, soft_core
 
 START, END = torch.tensor(0.7, dtype=torch.float64), torch.tensor(1.1, dtype=torch.float64)
 
@@ -44,6 +44,13 @@ def test_envelope_is_the_published_polynomial() -> None:
     p, x = 6, torch.linspace(0, 1, 50, dtype=torch.float64)
     published = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)
     assert torch.allclose(cutoff_envelope(x * 5.0, 5.0)[0], published, rtol=0, atol=1e-14)
+
+
+def test_the_value_alone_is_the_same() -> None:
+    d = torch.linspace(0, 6, 601, dtype=torch.float64)
+    assert torch.allclose(cutoff_value(d, 5.0), cutoff_envelope(d, 5.0)[0], rtol=0, atol=1e-14)
+    for dtype in (torch.float32, torch.float64):
+        assert (cutoff_value(torch.tensor([5.0, 5.1, 80.0], dtype=dtype), 5.0) == 0).all()
 
 
 def test_envelope_falls_from_one_to_exactly_zero() -> None:
