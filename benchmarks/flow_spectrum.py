@@ -1,0 +1,138 @@
+"""Vibrational spectrum of a flow map's rollouts beside that of force-driven dynamics.
+
+Power spectra of the mass-weighted velocities, averaged over copies of a molecule. Both sides start from the same
+states and go on at constant energy, without a filter: strides taken back would cut the vibrations short. The reference
+takes small steps: velocity Verlet at 0.5 fs alone raises an O-H stretch by 20 cm⁻¹. Each peak of the reference is
+compared with the highest point of the other spectrum nearby.
+
+    python benchmarks/flow_spectrum.py --stride 4 -o spectrum.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _batched_md import Batch, State, Thermostat, run
+from _common import Molecule, load_potential, make_parser, parse, print_table, write_json
+from numpy.typing import NDArray
+
+from egnn_md.dynamics.ase_flow import FlowDynamics, load_flow
+from egnn_md.training.report import figure
+from egnn_md.units import BOLTZMANN
+
+FloatArray = NDArray[np.float64]
+SMOOTH, NEARBY, LOWEST = 8.0, 40.0, 200.0  # cm⁻¹
+SHARE = 0.03
+"""Peaks lower than this part of the highest are not counted."""
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    from ase.build import molecule
+
+    parser = make_parser(__doc__ or "", data=False)
+    parser.add_argument("--flow", default="ethanol-flow", help="shipped name or path of a flow map")
+    parser.add_argument("--molecule", default="CH3CH2OH", help="a name that ase.build.molecule knows")
+    parser.add_argument("--stride", type=float, default=4.0, help="fs")
+    parser.add_argument("--timestep", type=float, default=0.25, help="fs, of the reference")
+    parser.add_argument("--ps", type=float, default=20.0, help="of each copy")
+    parser.add_argument("--copies", type=int, default=10)
+    parser.add_argument("--temperature", type=float, default=300.0, help="K")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, help="also draw both spectra")
+    options = parse(parser, arguments)
+    atoms = molecule(options.molecule)
+    flow, masses = load_flow(options.flow), atoms.get_masses()
+    starts, true = reference(atoms, options)
+    made = np.empty_like(true)
+    for k, (positions, velocities) in enumerate(starts):
+        copy = atoms.copy()
+        copy.positions = positions
+        copy.set_momenta(masses[:, None] * velocities)
+        dynamics = FlowDynamics(copy, flow, options.stride)
+        for step in range(true.shape[1]):
+            dynamics.step()
+            made[k, step] = copy.get_momenta() / masses[:, None]
+    wavenumbers, expected = spectrum(true, masses, options.stride)
+    _, found = spectrum(made, masses, options.stride)
+    peaks = compared(wavenumbers, expected, found)
+    print_table("peaks, cm⁻¹", ["force-driven", "flow map", "shift"], [list(peak.values()) for peak in peaks])
+    temperatures = {name: kinetic(part, masses) for name, part in (("force-driven", true), ("flow map", made))}
+    result: dict[str, Any] = {
+        "temperatures_K": temperatures,
+        "peaks": peaks,
+        "largest_shift": max(abs(peak["shift"]) for peak in peaks),
+    }
+    halves = [[name, *values] for name, values in temperatures.items()]
+    print_table("kinetic temperature, K", ["", "first half", "second half"], halves)
+    print(f"\nlargest shift {result['largest_shift']:.0f} cm⁻¹")
+    if options.output is not None:
+        drawn, axes = figure(8.0)
+        axes.plot(wavenumbers, expected, label=f"force-driven, {options.timestep:g} fs")
+        axes.plot(wavenumbers, found, ls="--", label=f"flow map, {options.stride:g} fs")
+        axes.set(xlabel="wavenumber / cm⁻¹", ylabel="spectrum of velocities", xlim=(0, 4000), yticks=[])
+        axes.legend()
+        drawn.savefig(options.output, dpi=150)
+    write_json(options.json, result)
+    return result
+
+
+def reference(atoms: Any, options: Any) -> tuple[list[tuple[FloatArray, FloatArray]], FloatArray]:
+    """Starts of the copies, and velocities (n_copies, n_strides, n_atoms, 3) from there on, force-driven."""
+    copies = options.copies
+    batch = Batch(load_potential(options.model, "float32"), [Molecule(0, atoms.numbers, atoms.positions)] * copies)
+    generator = torch.Generator().manual_seed(options.seed)
+    target = torch.full((copies,), options.temperature, dtype=torch.float64)
+    state = run(batch, batch.start(2.0 * target, generator), 2000, 1.0, thermostat=Thermostat(target, 5.0, generator))
+    parts = (part.double().numpy().reshape(copies, len(atoms), 3) for part in (state.positions, state.velocities))
+    starts, frames = list(zip(*parts, strict=True)), []
+
+    def keep(step: int, state: State) -> None:
+        frames.append(state.velocities.double().numpy().reshape(copies, len(atoms), 3))
+
+    every = round(options.stride / options.timestep)
+    steps = round(1e3 * options.ps / options.stride) * every
+    run(batch, state, steps, options.timestep, every=every, observe=keep)
+    return starts, np.stack(frames, 1)
+
+
+def kinetic(velocities: FloatArray, masses: FloatArray) -> list[float]:
+    """Kinetic temperature, K, of either half of the time."""
+    energies = (masses[:, None] * velocities**2).mean((0, 2, 3)) / BOLTZMANN
+    return [float(half.mean()) for half in np.array_split(energies, 2)]
+
+
+def spectrum(velocities: FloatArray, masses: FloatArray, interval: float) -> tuple[FloatArray, FloatArray]:
+    """Wavenumbers (cm⁻¹) and smoothed power of velocities (n_copies, n_times, n_atoms, 3), `interval` fs apart."""
+    n = velocities.shape[1]
+    window = np.hanning(n)[:, None, None]
+    power = (np.abs(np.fft.rfft(window * velocities, axis=1)) ** 2 * masses[:, None]).sum((0, 2, 3))
+    from scipy.constants import speed_of_light
+
+    wavenumbers = np.fft.rfftfreq(n, interval * 1e-15) / (100.0 * speed_of_light)
+    reach = np.arange(-4 * SMOOTH, 4 * SMOOTH + 1e-9, wavenumbers[1])
+    kernel = np.exp(-0.5 * (reach / SMOOTH) ** 2)
+    smoothed = np.convolve(power, kernel / kernel.sum(), "same")
+    return wavenumbers, smoothed / smoothed.sum()
+
+
+def compared(wavenumbers: FloatArray, expected: FloatArray, found: FloatArray) -> list[dict[str, float]]:
+    """The peaks of `expected`, and where `found` is highest near each."""
+    from scipy.signal import find_peaks
+
+    high = SHARE * expected[wavenumbers > LOWEST].max()
+    places, _ = find_peaks(np.where(wavenumbers > LOWEST, expected, 0.0), height=high, prominence=0.5 * high)
+    peaks = []
+    for place in places:
+        near = np.flatnonzero(np.abs(wavenumbers - wavenumbers[place]) <= NEARBY)
+        other = near[np.argmax(found[near])]
+        shift = float(wavenumbers[other] - wavenumbers[place])
+        peaks.append({"true": float(wavenumbers[place]), "found": float(wavenumbers[other]), "shift": shift})
+    return peaks
+
+
+if __name__ == "__main__":
+    main()
