@@ -17,7 +17,7 @@ from _common import RESERVED_INDEX, make_parser, parse, print_table, write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, model=None)
     parser.add_argument("--batch", type=int, default=96, help="molecules at once")
     parser.add_argument("--repeats", type=int, default=5, help="turns; the median counts")
     options = parse(parser, arguments)

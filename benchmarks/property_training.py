@@ -51,7 +51,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, model=None)
     parser.add_argument("--minutes", type=float, default=60.0, help="processor time of each training")
     parser.add_argument("--networks", nargs="+", default=["vectors", "paper"], choices=list(VARIANTS))
     parser.add_argument("--train", type=int, nargs="+", default=[0], help="training molecules; 0: all")

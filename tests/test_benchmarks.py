@@ -30,6 +30,8 @@ SCRIPTS = (
     "autoencoder",
     "dimensions",
     "dimers",
+    "flow",
+    "flow_spectrum",
     "nbody",
     "nbody_speed",
     "nve",
@@ -37,12 +39,17 @@ SCRIPTS = (
     "openmm_mixed",
     "openmm_nve",
     "openmm_overhead",
+    "paper_network",
+    "prediction",
+    "property_geometries",
+    "property_training",
     "relax",
     "scaling",
     "soft_edges",
     "speed",
     "vibrations",
 )
+WITHOUT_MODEL = ("nbody", "nbody_speed", "paper_network", "property_training")
 SPLIT = {"valid": 0.1, "test": 0.5}
 pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.calculators.ase_calculator.ExtrapolationWarning")
 
@@ -93,7 +100,7 @@ def test_help_tells_what_a_script_is_for(
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert "--json" in text
-    assert "--model" in text
+    assert ("--model" in text) == (name not in WITHOUT_MODEL)
     assert f"benchmarks/{name}.py" in (BENCHMARKS / "README.md").read_text()
 
 
@@ -382,6 +389,31 @@ def test_openmm_mixed(benchmark: Callable[[str], ModuleType], shipped: str) -> N
     assert result["lambda_0_kj_per_mol"] < 1e-4
     assert result["bonds_kept"]
     assert result["ps"] == pytest.approx(0.01)
+
+
+def test_flow_spectrum(benchmark: Callable[[str], ModuleType], model_file: str, tmp_path: Path) -> None:
+    save(random_flow(strength=0.001), tmp_path / "flow.safetensors", {"name": "nonsense"})
+    words = (
+        f"--model {model_file} --flow {tmp_path / 'flow.safetensors'} --molecule H2O2 --ps 0.1 --copies 2 --timestep 1"
+    )
+    found = benchmark("flow_spectrum").main([*words.split(), "-o", str(tmp_path / "spectrum.png")])
+    assert len(found["temperatures_K"]["flow map"]) == 2
+    assert (tmp_path / "spectrum.png").stat().st_size > 0
+
+
+def test_a_spectrum_shows_vibrations_where_they_are(benchmark: Callable[[str], ModuleType]) -> None:
+    """Two oscillators, 1000 and 3000 cm⁻¹; the second is 12 cm⁻¹ lower in the other spectrum."""
+    script = benchmark("flow_spectrum")
+    times = np.arange(2500) * 4e-15 * 2.99792458e10 * 2 * np.pi
+
+    def velocities(*wavenumbers: float) -> np.ndarray:
+        return np.array([np.cos(k * times) for k in wavenumbers]).T[None, :, :, None] * np.ones(3)
+
+    wavenumbers, expected = script.spectrum(velocities(1000, 3000), np.array([1.0, 1.0]), 4.0)
+    _, found = script.spectrum(velocities(1000, 2988), np.array([1.0, 1.0]), 4.0)
+    one, other = script.compared(wavenumbers, expected, found)
+    assert [one["true"], other["true"]] == pytest.approx([1000, 3000], abs=3)
+    assert [one["shift"], other["shift"]] == pytest.approx([0, -12], abs=4)
 
 
 def test_flow(benchmark: Callable[[str], ModuleType], model_file: str, tmp_path: Path) -> None:
