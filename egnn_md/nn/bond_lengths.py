@@ -68,8 +68,7 @@ class BondLengths(nn.Module):
         order = np.lexsort((lengths, kinds))
         present, starts, counts = np.unique(kinds[order], return_index=True, return_counts=True)
         skipped = (OUTLIERS * counts).astype(np.int64)
-        ordered = lengths[order]
-        self.shortest.fill_(torch.nan)[torch.from_numpy(present)] = torch.from_numpy(ordered[starts + skipped])
-        self.longest.fill_(torch.nan)[torch.from_numpy(present)] = torch.from_numpy(
-            ordered[starts + counts - 1 - skipped]
-        )
+        for limits, places in ((self.shortest, starts + skipped), (self.longest, starts + counts - 1 - skipped)):
+            table = np.full(len(limits), np.nan)
+            table[present] = lengths[order][places]
+            limits.copy_(torch.from_numpy(table))

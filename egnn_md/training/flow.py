@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -145,7 +146,22 @@ class FlowTask:
             raise ConfigError(f"task flow learns from one file of segments, not {len(files)}")
         self.config = config
         self.segments = read_segments(files[0])
-        self.sides = _split(self.segments, config.data.valid_fraction, config.data.test_fraction)
+        self.molecules = _molecules(self.segments)
+        self.sides = self._split(config.data.valid_fraction, config.data.test_fraction)
+
+    def _split(self, valid: float, test: float) -> dict[str, Segments]:
+        """Whole copies go to one side: of every molecule the last ones to test, those before to validation."""
+        chosen: dict[str, list[NDArray[np.int64]]] = {"train": [], "valid": [], "test": []}
+        for name, copies in self.molecules.items():
+            n_valid, n_test = max(1, round(valid * len(copies))), round(test * len(copies))
+            if len(copies) < n_valid + n_test + 1:
+                raise DataError(f"{len(copies)} copies of {name} are too few for a training and a validation side")
+            for side, part in zip(chosen, np.split(copies, [-n_valid - n_test, len(copies) - n_test]), strict=True):
+                chosen[side].append(part)
+        return {
+            side: self.segments.select(np.flatnonzero(np.isin(self.segments.copy, np.concatenate(parts))))
+            for side, parts in chosen.items()
+        }
 
     def build_model(self) -> FlowMap:
         elements = tuple(int(z) for z in np.unique(self.segments.atomic_numbers))
@@ -153,12 +169,12 @@ class FlowTask:
         if self.config.init_from is None:
             settings = self.config.model.model_dump()
             references = _references(self.sides["train"], elements)
-            return FlowMap(FlowConfig(elements, references, molecules=_molecules(self.segments), **settings)).to(dtype)
+            return FlowMap(FlowConfig(elements, references, molecules=tuple(self.molecules), **settings)).to(dtype)
         model = load(self.config.init_from, dtype=dtype).requires_grad_(True)
         if not isinstance(model, FlowMap):
             raise ConfigError(f"init_from {self.config.init_from!r} is a {type(model).__name__}, no flow map")
         model.check_elements(torch.tensor(elements))
-        model.config = replace(model.config, molecules=_molecules(self.segments))
+        model.config = replace(model.config, molecules=tuple(self.molecules))
         return model
 
     def batches(self, model: FlowMap) -> tuple[FlowBatches, SampleOf]:
@@ -212,12 +228,13 @@ def _references(segments: Segments, elements: tuple[int, ...]) -> tuple[float, .
     return tuple(found.tolist())
 
 
-def _molecules(segments: Segments) -> tuple[str, ...]:
-    """What the segments are of, by the first snapshot of each copy."""
-    _, first = np.unique(segments.copy, return_index=True)
+def _molecules(segments: Segments) -> dict[str, NDArray[np.int64]]:
+    """What the segments are of, by the first snapshot of each copy: bond pattern -> its copies."""
+    copies, first = np.unique(segments.copy, return_index=True)
     ends = np.cumsum(segments.n_atoms)
     atoms = [slice(ends[k] - segments.n_atoms[k], ends[k]) for k in first]
-    return tuple(sorted({bond_pattern(segments.atomic_numbers[a], segments.positions[a, 0]) for a in atoms}))
+    patterns = np.array([bond_pattern(segments.atomic_numbers[a], segments.positions[a, 0]) for a in atoms])
+    return {str(pattern): copies[patterns == pattern] for pattern in np.unique(patterns)}
 
 
 def held_out(model: FlowMap, segments: Segments) -> dict[str, Any]:
@@ -240,17 +257,3 @@ def held_out(model: FlowMap, segments: Segments) -> dict[str, Any]:
             "energy_change_median": change.abs().median().item(),
         }
     return table
-
-
-def _split(segments: Segments, valid: float, test: float) -> dict[str, Segments]:
-    """Whole copies go to one side: the last ones to test, those before to validation."""
-    copies = int(segments.copy.max()) + 1
-    n_valid, n_test = max(1, round(valid * copies)), round(test * copies)
-    if copies < n_valid + n_test + 1:
-        raise DataError(f"{copies} copies are too few for a training and a validation side")
-    ends = {"train": copies - n_valid - n_test, "valid": copies - n_test, "test": copies}
-    sides, begin = {}, 0
-    for side, end in ends.items():
-        sides[side] = segments.select(np.flatnonzero((segments.copy >= begin) & (segments.copy < end)))
-        begin = end
-    return sides

@@ -57,6 +57,13 @@ def test_single_outliers_do_not_widen_the_range() -> None:
     assert int(net.shortest.isfinite().sum()) == 1
 
 
+def test_double_precision() -> None:
+    net = BondLengths((1,)).double()
+    net.fit(np.float32([0.7, 0.8]), np.array([3, 3]))
+    assert net.shortest.dtype == torch.float64
+    assert (float(net.shortest[3]), float(net.longest[3])) == pytest.approx((0.7, 0.8))
+
+
 def test_crowded_atoms_are_one_kind() -> None:
     n = MOST_NEIGHBORS + 4
     pairs = torch.tensor([[i, j] for i in range(n) for j in range(n) if i != j]).T

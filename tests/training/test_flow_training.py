@@ -15,7 +15,8 @@ from egnn_md.checkpoint import load, read_header
 from egnn_md.data.flow import Segments, SegmentSettings, make_segments
 from egnn_md.models.flow import FlowMap
 from egnn_md.models.potential import Potential
-from egnn_md.training.flow import consistency_errors, flow_errors, state_error
+from egnn_md.training.config import load_config
+from egnn_md.training.flow import FlowTask, consistency_errors, flow_errors, state_error
 from egnn_md.training.flow_batches import FlowBatches
 from egnn_md.training.loop import Resources, train
 from egnn_md.units import FS_PER_TIME_UNIT
@@ -114,3 +115,19 @@ def test_samples_are_all_pairs_of_snapshots_within_the_longest_substep(segments:
     both = batches[[0, 8]]
     torch.testing.assert_close(both.end[1], torch.cat([part.end[1] for part in parts]))
     assert both.pairs.tolist() == [[0, 0, 1, 3, 3, 4], [1, 2, 2, 4, 5, 5]]
+
+
+def test_every_molecule_is_on_every_side(tmp_path: Path) -> None:
+    model = load("organic-xtb", dtype=torch.float64)
+    assert isinstance(model, Potential)
+    kinds = [molecule(name) for name in ("H2O", "NH3")]
+    settings = SegmentSettings(copies=5, segments=2, length=1.0, equilibration=2.0, between=1.0)
+    made = make_segments(model, [(atoms.numbers.astype(np.int64), atoms.positions) for atoms in kinds], settings)
+    made.save(tmp_path / "two.npz")
+    (tmp_path / "run.toml").write_text(CONFIG.format(method="forces").replace("water.npz", "two.npz"))
+    task = FlowTask(load_config(tmp_path / "run.toml"), [tmp_path / "two.npz"])  # type: ignore[arg-type]
+    assert list(task.molecules) == sorted(task.molecules)
+    sizes = {side: sorted(set(segments.n_atoms.tolist())) for side, segments in task.sides.items()}
+    assert sizes == {"train": [3, 4], "valid": [3, 4], "test": [3, 4]}
+    copies = {side: sorted(set(segments.copy.tolist())) for side, segments in task.sides.items()}
+    assert copies == {"train": [0, 1, 2, 5, 6, 7], "valid": [3, 8], "test": [4, 9]}
