@@ -22,6 +22,8 @@ _NUMBER_OF: Final = {symbol: z for z, symbol in enumerate(SYMBOLS) if z} | {
 }
 _PLAIN_COLUMNS: Final = "properties=species:s:1:pos:r:3"
 _CHARGE: Final = re.compile(r"(?<![a-z_])(?:total_?)?charge\s*[=:]\s*[\"']?([-+]?\d+(?:\.\d*)?)")
+_QM9: Final = re.compile(r"gdb[ _]\d+(\s+\S+){10}")
+"""Comment of an original file of QM9, with the properties; three lines more follow its atoms."""
 _SPEAKING: Final = ("lattice=", "pbc=", "charge=", "spin=", "charges:r:1", "magmoms:r:1")
 """What a comment line may say that ase must read."""
 _FRAMES_OF_NPZ: Final = 10_000
@@ -73,6 +75,8 @@ def _stream_xyz(path: Path, start: int) -> Iterator[Item]:
             # A number alone is no atom: the next structure begins before this one has all its atoms.
             end = next((k for k in range(1, len(block)) if block[k].strip().isdigit()), len(block))
             lines.back = block[end:] + lines.back
+            if block and _QM9.match(block[0]):
+                lines.take(3)  # frequencies, SMILES, InChI
             if index >= start:
                 yield index, _parse_xyz(n_atoms, block[:end])
             index += 1

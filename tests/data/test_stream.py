@@ -71,6 +71,20 @@ def test_what_the_comment_says_is_heard(tmp_path: Path) -> None:
     assert not sound.unfit
 
 
+def test_original_files_of_qm9_one_after_another(tmp_path: Path) -> None:
+    """Their `*^` exponents, their charges in the last column, the three lines below the atoms."""
+    water = "3\ngdb 3\t799.58812\t437.90386\t282.94545\t1.8511\t6.31\t-0.2928\t0.0687\t0.3615\t19.0\t0.021\t-76.4\n"
+    water += "O\t-0.03\t0.97\t7.6*^-3\t-0.58\nH\t0.06\t0.02\t0.0015\t0.29\nH\t0.87\t1.3\t0.0006\t0.29\n"
+    water += "1671.4222\t3803.6305\t3907.698\nO\tO\t\nInChI=1S/H2O/h1H2\tInChI=1S/H2O/h1H2\n"
+    (tmp_path / "qm9.xyz").write_text(water + water.replace("gdb 3", "gdb 4"))
+    found = list(stream(tmp_path / "qm9.xyz"))
+    assert [index for index, _ in found] == [0, 1]
+    for _, structure in found:
+        assert isinstance(structure, Structure)
+        assert structure.positions[0].tolist() == [-0.03, 0.97, 7.6e-3]
+        assert structure.problem((1, 8)) is None
+
+
 def test_bad_structures_do_not_hide_the_others(tmp_path: Path) -> None:
     methane = "C 0 0 0\nH 0 0 1.1\n"
     bad = ("C 0 0 0\nH 0 zero 1.1\n", "C 0 0 0\nQq 0 0 1.1\n", "C 0 0\nH 0 0 1.1\n")
