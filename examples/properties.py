@@ -3,7 +3,8 @@
     python properties.py CH3CONH2
 
 The properties belong to minima: a rough structure is relaxed first. `organic-xtb` imitates GFN2-xTB, whose minima are
-not those of QM9 (B3LYP); the last line says how unlike them the model finds the geometry.
+not those of QM9 (B3LYP), which costs accuracy (the card of qm9 says how much); the last line says how unlike QM9's the
+model finds the geometry.
 """
 
 from __future__ import annotations
