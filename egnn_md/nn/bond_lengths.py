@@ -66,9 +66,10 @@ class BondLengths(nn.Module):
     def fit(self, lengths: NDArray[np.float32], kinds: NDArray[np.int64]) -> None:
         """Take the ranges of all bonds of the training data; see `bonds`."""
         order = np.lexsort((lengths, kinds))
-        present, starts, counts = np.unique(kinds[order], return_index=True, return_counts=True)
+        lengths, kinds = lengths[order], kinds[order]
+        present, starts, counts = np.unique(kinds, return_index=True, return_counts=True)
         skipped = (OUTLIERS * counts).astype(np.int64)
         for limits, places in ((self.shortest, starts + skipped), (self.longest, starts + counts - 1 - skipped)):
             table = np.full(len(limits), np.nan)
-            table[present] = lengths[order][places]
+            table[present] = lengths[places]
             limits.copy_(torch.from_numpy(table))
