@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from egnn_md.elements import COVALENT_RADII, symbol
+from egnn_md.elements import BOUND, COVALENT_RADII, symbol
 from egnn_md.graph import Graph
 
-BOUND, LOST, FORMED = 1.3, 1.7, 1.2  # times the sum of the covalent radii
+LOST, FORMED = 1.7, 1.2  # as BOUND, times the sum of the covalent radii
 
 
 class BondWatch:

@@ -22,7 +22,7 @@ from _common import Molecule, load_potential, make_parser, parse, print_table, w
 from numpy.typing import NDArray
 
 from egnn_md.dynamics.ase_flow import FlowDynamics, load_flow
-from egnn_md.elements import COVALENT_RADII, symbol
+from egnn_md.elements import BOUND, COVALENT_RADII, symbol
 from egnn_md.models.molecules import environments
 from egnn_md.units import BOLTZMANN, FS_PER_TIME_UNIT
 
@@ -38,7 +38,7 @@ BINS = 50
 def bonds_angles_dihedrals(atoms: Atoms) -> dict[str, tuple[int, ...]]:
     """Name -> atoms, from the bonds of `atoms`."""
     n, radii = len(atoms), np.array(COVALENT_RADII)[atoms.numbers]
-    bound = atoms.get_all_distances() < 1.3 * (radii[:, None] + radii)
+    bound = atoms.get_all_distances() < BOUND * (radii[:, None] + radii)
     near = [[int(j) for j in np.flatnonzero(bound[i]) if j != i] for i in range(n)]
     found = [(i, j) for i in range(n) for j in near[i] if i < j]
     found += [(i, j, k) for j in range(n) for i in near[j] for k in near[j] if i < k]

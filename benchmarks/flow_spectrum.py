@@ -3,8 +3,8 @@
 Power spectra of the mass-weighted velocities, averaged over copies of a molecule. Both sides start from the same
 states and go on at constant energy, without a filter: strides taken back would cut the vibrations short. Without it a
 flow map heats in the end, so the copies are many and short, and temperatures stand below. The reference takes small
-steps: velocity Verlet at 0.5 fs alone raises an O-H stretch by 20 cm⁻¹. Each peak of the reference is compared with the
-nearest of the other spectrum.
+steps: velocity Verlet at 0.5 fs alone raises an O-H stretch by 17 cm⁻¹, a part (ω Δt)²/24 of it. Each peak of the
+reference is compared with the nearest of the other spectrum.
 
     python benchmarks/flow_spectrum.py --stride 2 -o spectrum.png
 """

@@ -5,14 +5,12 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import torch
 
 from egnn_md import checkpoint
+from egnn_md.checkpoint import DTYPES
 from egnn_md.models.potential import Potential
-
-DTYPES: Final = {"float64": torch.float64, "float32": torch.float32}
 
 
 @dataclass(frozen=True)

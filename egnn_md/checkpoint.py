@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +22,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 FORMAT_VERSION: Final = 1
+DTYPES: Final = {"float64": torch.float64, "float32": torch.float32}
+"""Precisions that networks come in, by name."""
 MAX_FILE_BYTES: Final = 2 * 1024**3
 MAX_HEADER_BYTES: Final = 4 * 1024**2
 _KEY: Final = "egnn_md"
@@ -148,10 +150,9 @@ def load(
     `dtype` torch.float32 or torch.float64, or their names, is the precision of the network; None keeps the file's.
     Weights do not require gradients. Raises CheckpointError.
     """
-    if dtype is not None and str(dtype).removeprefix("torch.") not in ("float32", "float64"):
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name not in DTYPES:
         raise CheckpointError(f"dtype must be float32 or float64, not {dtype}")
-    if isinstance(dtype, str):
-        dtype = cast(torch.dtype, getattr(torch, dtype.removeprefix("torch.")))
     path = resolve(name_or_path)
     header = read_header(path)
     model_class, config = _configured(path, header)
@@ -172,7 +173,7 @@ def load(
     model.to(torch.float64 if precisions == {"F64"} else torch.float32).load_state_dict(state)
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise CheckpointError(f"{path} has weights that are not finite: its training diverged")
-    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return model.to(device=device, dtype=DTYPES.get(name)).eval().requires_grad_(False)
 
 
 def _configured(path: Path, header: dict[str, Any]) -> tuple[type[nn.Module], Any]:

@@ -45,11 +45,11 @@ def evaluate(
     positive("batch-size", batch_size)
     set_threads(threads)
     check_device(device)
-    if plot is not None and not plot.absolute().parent.is_dir():
-        raise UserError(f"the folder of {plot} does not exist")
     if plot is not None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+        if not plot.absolute().parent.is_dir():
+            raise UserError(f"the folder of {plot} does not exist")
         if plot.suffix[1:].lower() not in (known := FigureCanvasAgg.get_supported_filetypes()):
             raise UserError(f"--plot {plot}: a picture's name ends in one of .{', .'.join(sorted(known))}")
     precision = parse_dtype(dtype)

@@ -140,7 +140,9 @@ def rollout(
     for name, value in given.items():
         said = value is not None if name == "energy_filter" else value not in (None, False)
         if said and name not in FOR_ALL and (name in PARTICLES) == of_molecules:
-            flag = {"energy_filter": "filter" if value else "no-filter"}.get(name, name.replace("_", "-"))
+            flag = name.replace("_", "-")
+            if name == "energy_filter":
+                flag = "filter" if value else "no-filter"
             raise UserError(
                 f"--{flag} is for rollouts of {'particles' if of_molecules else 'molecules'}; {model} is not"
             )

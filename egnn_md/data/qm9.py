@@ -316,8 +316,8 @@ def _read_npz(path: Path) -> Molecules:
     check_arrays(data, path, per_frame=("index", "split"))
     n = len(data["n_atoms"])
     names = [str(name) for name in np.atleast_1d(data["target_names"])]
-    unknown = len(set(names)) < len(names) or not set(names) <= set(BY_NAME)
-    if unknown or data["targets"].shape != (n, len(names)):
+    known = len(set(names)) == len(names) and set(names) <= set(BY_NAME)
+    if not known or data["targets"].shape != (n, len(names)):
         raise DataError(f"{path}: targets must be {n} rows of {', '.join(NAMES)}, or some of these; not {names}")
     targets = np.full((n, len(NAMES)), np.nan)
     targets[:, [NAMES.index(name) for name in names]] = data["targets"]

@@ -79,8 +79,8 @@ class GraphAutoencoder(nn.Module):
             moves = config.encoder == "egnn"
             sizes = (config.hidden_dim, None if moves else config.embedding_dim, config.n_layers)
             self.encoder = EGNN(1, *sizes, edge_dim=1, update_coordinates=moves, soft_edges=config.soft_edges)
-        signs = torch.full((config.embedding_dim if config.encoder in ("gnn", "noise-gnn") else 1,), -1.0)
-        signs[1::2] = 1.0
+        signs = -torch.ones(config.embedding_dim if config.encoder in ("gnn", "noise-gnn") else 1)
+        signs[1::2] = 1.0  # by turns, where there are several
         self.weight = nn.Parameter(0.1 / DECODER_UNIT * signs)  # w
         self.bias = nn.Parameter(torch.full((1,), 1.0 / DECODER_UNIT))  # b
 

@@ -31,11 +31,11 @@ class BondLengths(nn.Module):
     def __init__(self, elements: tuple[int, ...]) -> None:
         super().__init__()
         self.n_kinds = len(elements) * (MOST_NEIGHBORS + 1)
-        radii = BOUND * torch.tensor([COVALENT_RADII[z] for z in elements])
-        self.register_buffer("radii", radii, persistent=False)
+        reach = BOUND * torch.tensor([COVALENT_RADII[z] for z in elements])  # of two atoms, added up: the longest bond
+        self.register_buffer("reach", reach, persistent=False)
         self.register_buffer("shortest", torch.full((self.n_kinds**2,), torch.nan))
         self.register_buffer("longest", torch.full((self.n_kinds**2,), torch.nan))
-        self.radii: Tensor
+        self.reach: Tensor
         self.shortest: Tensor
         self.longest: Tensor
 
@@ -55,7 +55,7 @@ class BondLengths(nn.Module):
     def bonds(self, distances: Tensor, edge_index: Tensor, species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of each bond, from either end: its length (Å), its kind, its first atom; (n_bonds,) each."""
         ends = species[edge_index]
-        bound = distances < self.radii[ends[0]] + self.radii[ends[1]]
+        bound = distances < self.reach[ends[0]] + self.reach[ends[1]]
         lengths, (i, j), (first, second) = distances[bound], edge_index[:, bound], ends[:, bound]
         n_neighbors = segment_sum(torch.ones_like(i), i, species.shape[0]).clamp(max=MOST_NEIGHBORS)
         per_element = MOST_NEIGHBORS + 1
