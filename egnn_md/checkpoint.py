@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from egnn_md.memory import keep_freed_memory
+
 FORMAT_VERSION: Final = 1
 DTYPES: Final = {"float64": torch.float64, "float32": torch.float32}
 """Precisions that networks come in, by name."""
@@ -148,8 +150,10 @@ def load(
     """A model ready to predict, from a shipped name or a path.
 
     `dtype` torch.float32 or torch.float64, or their names, is the precision of the network; None keeps the file's.
-    Weights do not require gradients. Raises CheckpointError.
+    Weights do not require gradients. Raises CheckpointError. The process keeps freed memory from here on, see
+    `egnn_md.memory`.
     """
+    keep_freed_memory()
     name = str(dtype).removeprefix("torch.")
     if dtype is not None and name not in DTYPES:
         raise CheckpointError(f"dtype must be float32 or float64, not {dtype}")

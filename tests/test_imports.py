@@ -14,7 +14,7 @@ import egnn_md
 
 PACKAGE = Path(egnn_md.__file__).parent
 LAYERS = [
-    {"units", "elements"},
+    {"units", "elements", "memory"},
     {"targets"},
     {"graph"},
     {"neighbors"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,8 @@ from egnn_md.cli.options import Json, Overwrite, Threads, check_device, parse_dt
 from egnn_md.cli.outcome import Outcome, UserError, progress_bar, say, verb
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from egnn_md.data.tables import Table
     from egnn_md.models.property import PropertyModel
     from egnn_md.models.structures import Structure
@@ -97,10 +100,17 @@ class _Run:
         from egnn_md.models.structures import batches
 
         self.indices: list[int] = []
-        with progress_bar("predicting") as progress:
+        with progress_bar("predicting") as progress, ThreadPoolExecutor(1) as writer:
+            written: Future[None] | None = None
             for batch in batches(self._sound(items)):
                 taken, self.indices = self.indices[: len(batch)], self.indices[len(batch) :]
-                self._write(taken, batch)
+                columns = self.model.predict_batch(batch)  # while the rows of the batch before are written
+                if written is not None:
+                    written.result()
+                    progress(self.table.n_rows, None)
+                written = writer.submit(self._write, taken, batch, columns)
+            if written is not None:
+                written.result()
                 progress(self.table.n_rows, None)
         if self.failure is not None:
             raise self.failure
@@ -129,10 +139,10 @@ class _Run:
                 self.failure = UserError(f"structure {index} (counted from 0): {problem}; {hint}")
                 return
 
-    def _write(self, indices: list[int], batch: list[Structure]) -> None:
+    def _write(self, indices: list[int], batch: list[Structure], predicted: dict[str, Tensor]) -> None:
         from egnn_md.models.property import FAR
 
-        columns = {name: values.tolist() for name, values in self.model.predict_batch(batch).items()}
+        columns = {name: values.tolist() for name, values in predicted.items()}
         rows = []
         for k, (index, structure) in enumerate(zip(indices, batch, strict=True)):
             row: dict[str, Any] = {name: values[k] for name, values in columns.items()}

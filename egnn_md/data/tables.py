@@ -114,7 +114,8 @@ def _number(value: Any) -> str:
 
 
 def _csv(columns: list[str], row: Row, structure: Structure) -> str:
-    return ",".join([_number(row[name]) for name in columns]) + "\n"
+    values = [row[name] for name in columns]
+    return ",".join([f"{value:.7g}" if isinstance(value, float) else str(value) for value in values]) + "\n"
 
 
 def _jsonl(columns: list[str], row: Row, structure: Structure) -> str:

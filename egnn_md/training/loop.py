@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from egnn_md.checkpoint import read_header, save
 from egnn_md.data.structures import DataError
+from egnn_md.memory import keep_freed_memory
 from egnn_md.training.batches import StepBatch, StepSampler
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig, load_config
 from egnn_md.training.task import Task, task_class
@@ -98,6 +99,7 @@ def _run(config: RunConfig, data_files: list[Path], folder: Path, resources: Res
     from egnn_md.training.module import TaskModule
     from egnn_md.training.run_folder import CsvLog, KeepBest, Resumable
 
+    keep_freed_memory()
     settings = config.training
     task = task_class(config.task)(config, data_files)
     torch.manual_seed(config.seed)
