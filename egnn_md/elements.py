@@ -14,6 +14,8 @@ Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm
 """.split(),
 )
 """Symbol of atomic number Z at position Z; Z = 0 is ASE's placeholder X."""
+NUMBER_OF: Final = {name: z for z, name in enumerate(SYMBOLS) if z}
+"""Atomic number of a symbol."""
 
 BOUND: Final = 1.3
 """Atoms are bound below this many sums of their covalent radii; thermal vibrations stay below."""

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import tarfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from egnn_md.data.sdf import next_record, parse_molecule
 from egnn_md.data.structures import Array, DataError, check_arrays, ragged_rows, read_npz
-from egnn_md.elements import SYMBOLS
+from egnn_md.elements import NUMBER_OF
 from egnn_md.targets import BY_NAME, NAMES, TARGETS
 
 N_MOLECULES: Final = 133_885
@@ -30,7 +30,6 @@ N_UNCHARACTERIZED: Final = 3_054
 SPLIT_SIZES: Final = {"train": 100_000, "valid": 17_748, "test": 13_083}
 SIDES: Final = ("train", "valid", "test")
 NO_SIDE: Final = -1
-NUMBER_OF: Final = {symbol: z for z, symbol in enumerate(SYMBOLS) if z}
 N_ROTATIONAL: Final = 3
 """Line 2 of an original file: "gdb", the number, the rotational constants A, B, C, then the properties."""
 
@@ -100,6 +99,13 @@ class Molecules:
             if target.relative:
                 labels[:, k] -= target.factor * (counts @ [target.atoms.get(int(z), np.nan) for z in elements])
         return labels
+
+
+def concatenate(parts: Sequence[Molecules]) -> Molecules:
+    """All molecules of all parts, one part after another."""
+    names = ("index", "n_atoms", "atomic_numbers", "positions", "targets", "split")
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Molecules(**arrays, sources=sum((part.sources for part in parts), ()))
 
 
 def read_qm9(path: str | Path, uncharacterized: str | Path | None = None) -> Molecules:
@@ -236,51 +242,6 @@ def _read_sdf(path: Path) -> Molecules:
         if sdf.read(1):
             raise DataError(f"{path} holds more molecules than the {len(rows)} of {tables[0]}")
     return _gathered(rows, path)
-
-
-class SdfMolecule(NamedTuple):
-    """What a V2000 record says."""
-
-    numbers: list[int]
-    positions: list[list[float]]
-    charge: int
-    radical: bool
-
-
-def next_record(sdf: io.TextIOBase | Any) -> list[str]:
-    """The lines of the next record, without its $$$$; none at the end of the file."""
-    lines: list[str] = []
-    for line in iter(sdf.readline, ""):
-        if line.startswith("$$$$"):
-            return lines
-        lines.append(line)
-    return lines if any(line.strip() for line in lines) else []
-
-
-_OLD_CHARGE: Final = {1: 3, 2: 2, 3: 1, 5: -1, 6: -2, 7: -3}
-"""Of an atom line's code; 4 is a radical."""
-
-
-def parse_molecule(record: list[str]) -> SdfMolecule:
-    """Raises ValueError for a record that is not V2000, or whose counts do not fit its lines."""
-    try:
-        n_atoms, n_bonds = int(record[3][:3]), int(record[3][3:6])
-        after = record[4 + n_atoms + n_bonds :]
-        codes = [int(line[36:39].strip() or 0) for line in record[4 : 4 + n_atoms]]
-        numbers = [NUMBER_OF[line[31:34].strip()] for line in record[4 : 4 + n_atoms]]
-        positions = [[float(line[k : k + 10]) for k in (0, 10, 20)] for line in record[4 : 4 + n_atoms]]
-    except KeyError as error:
-        raise ValueError(f"it has an unknown element {error}") from None
-    except (IndexError, ValueError):
-        raise ValueError("it is no V2000 record, or its counts do not fit its lines") from None
-    if len(numbers) != n_atoms or not after or after[0][:1] not in ("M", "A", "V", "G", "S", ">"):
-        raise ValueError("its counts of atoms and bonds do not fit its lines")
-    properties = [line for line in after if line.startswith(("M  CHG", "M  RAD"))]
-    if not properties:
-        return SdfMolecule(numbers, positions, sum(_OLD_CHARGE.get(code, 0) for code in codes), 4 in codes)
-    charge = sum(sum(map(int, line[9:].split()[1::2])) for line in properties if line.startswith("M  CHG"))
-    radical = any(line.startswith("M  RAD") for line in properties)
-    return SdfMolecule(numbers, positions, charge, radical)
 
 
 def _gathered(rows: list[_Row], path: Path) -> Molecules:

@@ -14,12 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egnn_md.data.structures import DataError
-from egnn_md.elements import MAX_ATOMIC_NUMBER, SYMBOLS
+from egnn_md.elements import NUMBER_OF
 from egnn_md.models.structures import CHARGED, PERIODIC, RADICAL, Structure, structure_of
 
-_NUMBER_OF: Final = {symbol: z for z, symbol in enumerate(SYMBOLS) if z} | {
-    str(z): z for z in range(1, MAX_ATOMIC_NUMBER + 1)
-}
+_NUMBER_OF: Final = NUMBER_OF | {str(z): z for z in NUMBER_OF.values()}
 _PLAIN_COLUMNS: Final = "properties=species:s:1:pos:r:3"
 _CHARGE: Final = re.compile(r"(?<![a-z_])(?:total_?)?charge\s*[=:]\s*[\"']?([-+]?\d+(?:\.\d*)?)")
 _QM9: Final = re.compile(r"gdb[ _]\d+(\s+\S+){10}")
@@ -110,7 +108,7 @@ def _parse_xyz(n_atoms: int, block: list[str]) -> Structure | DataError:
 
 
 def _stream_sdf(path: Path, start: int) -> Iterator[Item]:
-    from egnn_md.data.qm9 import next_record, parse_molecule
+    from egnn_md.data.sdf import next_record, parse_molecule
 
     with path.open(errors="replace") as file:
         index = 0

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from egnn_md.checkpoint import load
-from egnn_md.data.qm9 import Molecules, read_qm9
+from egnn_md.data.qm9 import Molecules, concatenate, read_qm9
 from egnn_md.data.structures import DataError, ragged_rows
 from egnn_md.graph import Graph
 from egnn_md.models.property import MASSES, PropertyConfig, PropertyModel
@@ -39,7 +39,11 @@ SMALLEST_ERROR = 1e-4
 
 
 class PropertyDataConfig(DataConfig):
-    """QM9: its archive, MoleculeNet's .sdf, or npz; divided as the data says, by default as in the paper."""
+    """QM9: its archive, MoleculeNet's .sdf, or npz; divided as the data says, by default as in the paper.
+
+    More files hold the same molecules at other geometries, with the labels of the minimum. Those of training molecules
+    are learned from; nothing is validated or tested on them.
+    """
 
     n_train: int | None = Field(None, ge=1)
     """Train on this many of the training molecules, drawn with the run's seed (for learning curves)."""
@@ -63,9 +67,9 @@ class PropertyModelConfig(Section):
 class PropertyTrainingConfig(TrainingConfig):
     """The loss, and whether to compile it."""
 
-    loss: Literal["relative", "root", "l1"] = "relative"
-    """"relative": Σ of log(mean absolute error), so that each property counts by its own error; "l1": the paper's,
-    mean |error| / mean absolute deviation; "root": between them, Σ of the square roots of those."""
+    loss: Literal["root", "relative", "l1"] = "root"
+    """"l1": the paper's, the mean of e = mean absolute error / mean absolute deviation of each property; "relative": of
+    log e, so that each property counts by its own error; "root": of sqrt(e), between the two."""
     compile: bool = False
     """Trace and compile the training step: a minute at the start, then about twice as fast on a CPU."""
 
@@ -143,8 +147,6 @@ class PropertyTask:
     curve = LearningCurve("error_loss", "score", "error / mean absolute deviation")
 
     def __init__(self, config: PropertyRun, files: list[Path]) -> None:
-        if len(files) != 1:
-            raise ConfigError("task 'property' reads one data file: QM9's archive, an .sdf or an npz")
         unknown = [name for name in config.model.targets if name not in NAMES]
         if unknown or (config.model.network == "vectors" and config.model.targets != NAMES):
             raise ConfigError(f"targets: {unknown or 'network vectors predicts all twelve'}; known: {', '.join(NAMES)}")
@@ -152,6 +154,7 @@ class PropertyTask:
         self.targets = config.model.targets
         self.data = read_qm9(files[0])
         self.train, self.valid, self.test = divide(self.data, config.data.n_train, config.seed)
+        self.train = with_geometries(self.train, [read_qm9(file) for file in files[1:]])
         self._loss: PropertyLoss | None = None
         self._deviation = mean_absolute_deviation(self.train, self.targets)
 
@@ -218,12 +221,24 @@ def divide(data: Molecules, n_train: int | None, seed: int) -> tuple[Molecules, 
     return train, valid, test
 
 
+def with_geometries(train: Molecules, others: list[Molecules]) -> Molecules:
+    """`train`, and its molecules as the others have them. Raises DataError if those have none of them."""
+    for other in others:
+        chosen = np.flatnonzero(np.isin(other.index, train.index))
+        if len(chosen) == 0:
+            raise DataError(f"{' '.join(other.sources)} holds none of the training molecules")
+        train = concatenate([train, other.select(chosen)])
+    return train
+
+
 def training_data(train: Molecules, targets: tuple[str, ...]) -> dict[str, Any]:
     """What a checkpoint says of the molecules it was trained on."""
-    labelled = np.isfinite(train.targets).sum(0)
+    first = np.unique(train.index, return_index=True)[1]
+    labelled = np.isfinite(train.targets[first]).sum(0)
     return {
         "files": list(train.sources),
-        "n_molecules": len(train),
+        "n_molecules": len(first),
+        "n_geometries": len(train),
         "labels": {name: int(labelled[NAMES.index(name)]) for name in targets},
     }
 

@@ -20,11 +20,15 @@ from qm9_molecules import ORGANIC, model_for, molecules
 from egnn_md.checkpoint import load, read_header, save
 from egnn_md.cli import main, reproduce
 from egnn_md.data.qm9 import write_qm9
+from egnn_md.data.structures import DataError
 from egnn_md.models.property import PropertyModel
 from egnn_md.targets import NAMES, TARGETS
 from egnn_md.training.property import (
     MoleculeBatches,
+    PropertyDataConfig,
     PropertyLoss,
+    PropertyRun,
+    PropertyTask,
     PropertyTrainingConfig,
     fit_normalisation,
     mean_absolute_deviation,
@@ -97,6 +101,27 @@ def test_normalisation_explains_what_is_additive() -> None:
     alpha = data.targets[:, NAMES.index("alpha")]
     assert offset == pytest.approx(alpha.mean())
     assert scale == pytest.approx(np.abs(alpha - alpha.mean()).mean())
+
+
+def test_geometries_of_training_molecules_are_learned_from_and_of_no_others(tmp_path: Path) -> None:
+    data = molecules()
+    moved = replace(data, positions=data.positions + 0.02 * np.random.default_rng(0).normal(size=data.positions.shape))
+    for name, part in {"qm9": data, "moved": moved, "held out": moved.side("test")}.items():
+        write_qm9(part, tmp_path / f"{name}.npz")
+    config = PropertyRun(data=PropertyDataConfig(files=["-"]), training=PropertyTrainingConfig(max_steps=1))
+    alone, task = (
+        PropertyTask(config, [tmp_path / f"{name}.npz" for name in names]) for names in (["qm9"], ["qm9", "moved"])
+    )
+    n = len(alone.train)
+    assert task.train.index.tolist() == 2 * alone.train.index.tolist()
+    assert task.train.positions[len(alone.train.positions) :] == pytest.approx(moved.side("train").positions, abs=1e-6)
+    assert (len(task.valid), len(task.test)) == (len(alone.valid), len(alone.test))
+    said = task.information()["training_data"]
+    assert (said["n_molecules"], said["n_geometries"]) == (n, 2 * n)
+    assert said["labels"] == alone.information()["training_data"]["labels"]
+    assert len(said["files"]) == 2
+    with pytest.raises(DataError, match="none of the training molecules"):
+        PropertyTask(config, [tmp_path / "qm9.npz", tmp_path / "held out.npz"])
 
 
 def test_calibration_makes_errors_what_is_promised() -> None:
