@@ -4,7 +4,8 @@ learns from beside QM9 itself, so that predictions at such geometries are right 
     python benchmarks/relax_qm9.py --data FOLDER --count 12000 -o FOLDER/qm9-relaxed.npz      (half an hour on one core)
 
 Molecules with all twelve labels, drawn at random from the training side and relaxed side by side. Those that do not get
-to a minimum, or whose bonds change on the way, are left out.
+to a minimum, or whose bonds change on the way, are left out; so is the label of <R^2>, which is of a geometry and not of a
+molecule.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from egnn_md.data.qm9 import read_qm9, write_qm9
     from egnn_md.models.molecules import environments
+    from egnn_md.targets import NAMES
 
     data = read_qm9(Path(options.data) / "qm9.npz").side("train")
     usable = (data.index % 20 != RESERVED_INDEX) & np.isfinite(data.targets).all(1)
     data = data.select(np.flatnonzero(usable)).having([1, 6, 7, 8])
     chosen = data.select(np.sort(np.random.default_rng(options.seed).permutation(len(data))[: options.count]))
+    n = len(chosen)
     numbers = np.split(chosen.atomic_numbers, chosen.starts[1:-1])
     minima = np.split(chosen.positions.astype(np.float64), chosen.starts[1:-1])
     model = load_potential(options.model, "float32")
@@ -55,8 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if end is not None and environments(numbers[k], end) == environments(numbers[k], minima[k]):
                 kept.append(k)
                 relaxed.append(end)
-    write_qm9(replace(chosen.select(np.array(kept)), positions=np.concatenate(relaxed)), options.output)
-    print(f"{options.output}: {len(kept)} of {len(chosen)} molecules")
+    chosen = replace(chosen.select(np.array(kept)), positions=np.concatenate(relaxed))
+    chosen.targets[:, NAMES.index("r2")] = np.nan
+    write_qm9(chosen, options.output)
+    print(f"{options.output}: {len(kept)} of {n} molecules")
 
 
 def relax(model: Potential, molecules: list[Molecule]) -> list[FloatArray | None]:

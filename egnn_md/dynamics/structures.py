@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from egnn_md.elements import MAX_ATOMIC_NUMBER, symbol
-from egnn_md.neighbors import complete_cell, neighbor_list
+from egnn_md.neighbors import CLOSEST_PAIR, complete_cell, neighbor_list
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-CLOSEST_PAIR: Final = 0.1
-"""Å; atoms closer than this are a mistake in the structure."""
 
 
 class StructureError(ValueError):

@@ -25,6 +25,7 @@ from egnn_md.targets import BY_NAME, NAMES
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
 from egnn_md.training.property_metrics import (
     calibrate,
+    check,
     compare,
     errors_of,
     fit_statistics,
@@ -155,6 +156,8 @@ class PropertyTask:
         self.data = read_qm9(files[0])
         self.train, self.valid, self.test = divide(self.data, config.data.n_train, config.seed)
         self.train = with_geometries(self.train, [read_qm9(file) for file in files[1:]])
+        for side in (self.train, self.valid, self.test):
+            check(side, np.unique(self.train.atomic_numbers).tolist())
         self._loss: PropertyLoss | None = None
         self._deviation = mean_absolute_deviation(self.train, self.targets)
 

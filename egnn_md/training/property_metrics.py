@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,7 @@ def compare(
 ) -> Compared:
     """Predict for all molecules; those of a like size side by side, so that batches are full."""
     order = np.argsort(molecules.n_atoms, kind="stable")
-    structures = [
-        Structure(molecules.atomic_numbers[a:b], molecules.positions[a:b].astype(np.float64))
-        for a, b in zip(molecules.starts[order], molecules.starts[order + 1], strict=True)
-    ]
+    structures = structures_of(molecules.select(order))
     names = model.config.targets
     values, uncertainty, done = [], [], 0
     for batch in batches(structures):
@@ -57,6 +54,19 @@ def compare(
     back = np.argsort(order)
     labels = molecules.labels()[:, [NAMES.index(name) for name in names]]
     return Compared(labels, np.concatenate(values)[back], np.concatenate(uncertainty)[back])
+
+
+def structures_of(molecules: Molecules) -> list[Structure]:
+    """Each of them alone."""
+    parts = (np.split(values, molecules.starts[1:-1]) for values in (molecules.atomic_numbers, molecules.positions))
+    return [Structure(numbers, positions.astype(np.float64)) for numbers, positions in zip(*parts, strict=True)]
+
+
+def check(molecules: Molecules, elements: Sequence[int]) -> None:
+    """Raises DataError, naming the molecule, for one that no model of these elements takes; see `Structure.problem`."""
+    for index, structure in zip(molecules.index, structures_of(molecules), strict=True):
+        if (problem := structure.problem(elements)) is not None:
+            raise DataError(f"molecule {index}: {problem}")
 
 
 def errors_of(names: tuple[str, ...], compared: Compared) -> dict[str, dict[str, Any]]:
@@ -178,6 +188,7 @@ def evaluate_file(model: Any, header: Mapping[str, Any], request: Request) -> Ev
     names = model.config.targets
     if unknown := set(names) - set(NAMES):
         raise DataError(f"the model predicts {', '.join(unknown)}, not a property of QM9: convert it with --target")
+    check(known, model.config.elements)
     compared = compare(model, known, request.progress)
     errors, n_skipped = errors_of(names, compared), len(molecules) - len(known)
     return Evaluation(

@@ -177,6 +177,15 @@ def test_train_and_evaluate(call: Callable[..., Any], tmp_path: Path) -> None:
     assert code == 0
     assert everything["mu"]["n"] == int(np.isfinite(data.having(ORGANIC).targets[:, 0]).sum())
 
+    twice = data.positions.copy()
+    twice[data.starts[3] + 1] = twice[data.starts[3]]
+    write_qm9(replace(data, positions=twice), tmp_path / "twice.npz")
+    for words in (("evaluate", trained["model"], "twice.npz"), ("train", "twice.toml", "-o", "other")):
+        (tmp_path / "twice.toml").write_text(CONFIG.replace("qm9.npz", "twice.npz"))
+        code, _, err = call(*words)
+        assert code == 2
+        assert f"molecule {data.index[3]}: it has atoms closer than" in err
+
 
 def test_the_papers_table_is_reproduced_for_one_property(
     call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
