@@ -4,8 +4,7 @@ learns from beside QM9 itself, so that predictions at such geometries are right 
     python benchmarks/relax_qm9.py --data FOLDER --count 12000 -o FOLDER/qm9-relaxed.npz      (half an hour on one core)
 
 Molecules with all twelve labels, drawn at random from the training side and relaxed side by side. Those that do not get
-to a minimum, or whose bonds change on the way, are left out; so is the label of <R^2>, which is of a geometry and not of a
-molecule.
+to a minimum, or whose bonds change on the way, are left out. So is the label of <R^2>: it belongs to a geometry.
 """
 
 from __future__ import annotations

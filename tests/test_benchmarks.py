@@ -44,6 +44,7 @@ SCRIPTS = (
     "property_geometries",
     "property_training",
     "relax",
+    "relax_qm9",
     "scaling",
     "soft_edges",
     "speed",

@@ -5,18 +5,24 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from qm9_molecules import model_for, molecules
 
+from egnn_md.calculators import EGNNCalculator
 from egnn_md.checkpoint import read_header, save
 from egnn_md.data import nbody, random_graphs
-from egnn_md.data.qm9 import write_qm9
+from egnn_md.data.qm9 import read_qm9, write_qm9
 from egnn_md.models.autoencoder import GraphAutoencoder, GraphAutoencoderConfig
+from egnn_md.models.potential import Potential
 from egnn_md.models.propagator import VelocityEGNN, VelocityEGNNConfig
+from egnn_md.targets import NAMES
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -120,3 +126,25 @@ def test_moved_atoms_are_flagged(benchmark: Callable[[str], ModuleType], tmp_pat
     assert list(found) == ["minima", "moved by 0.2 Å", "relaxed, organic-xtb"]
     assert found["moved by 0.2 Å"]["flagged"] == 1.0
     assert found["relaxed, organic-xtb"]["n"] == 1
+
+
+@pytest.mark.filterwarnings("ignore::egnn_md.calculators.ase_calculator.ExtrapolationWarning")
+def test_relaxed_molecules_are_those_of_the_training_side_at_minima(
+    benchmark: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Potential, "compile_forces", lambda model: None)
+    data = molecules()
+    data = replace(data, targets=np.nan_to_num(data.targets))
+    write_qm9(data, tmp_path / "qm9.npz")
+    words = ["--data", tmp_path, "--count", "6", "-o", tmp_path / "relaxed.npz"]
+    benchmark("relax_qm9").main([str(word) for word in words])
+    found = read_qm9(tmp_path / "relaxed.npz")
+    assert 3 <= len(found) <= 6
+    assert set(found.index.tolist()) <= set(data.side("train").index.tolist())
+    assert [name for name, known in zip(NAMES, np.isfinite(found.targets).all(0), strict=True) if not known] == ["r2"]
+    calculator = EGNNCalculator("organic-xtb")
+    for numbers, positions in zip(
+        *(np.split(part, found.starts[1:-1]) for part in (found.atomic_numbers, found.positions)), strict=True
+    ):
+        atoms = Atoms(numbers, positions.astype(np.float64), calculator=calculator)
+        assert np.abs(atoms.get_forces()).max() < 0.015
