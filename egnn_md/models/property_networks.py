@@ -26,6 +26,8 @@ READOUTS: Final = (*SUMS, *ORBITALS, "mu", "r2")
 POOLED: Final = (*ORBITALS, "u298-u0", "h298-g298")
 """Readouts that the pooled features (also) contribute to: entropies know the whole molecule's moments of inertia."""
 N_HEADS: Final = 8
+VECTOR_BOUND: Final = 5.0
+"""`VectorEGCL`'s bound: QM9's molecules stay below it, with few exceptions."""
 
 
 class MoleculeBatch(NamedTuple):
@@ -124,7 +126,9 @@ class VectorNetwork(nn.Module):
         self.embedding = nn.Embedding(n_elements, hidden_dim)
         self.basis = BesselBasis(n_radial, cutoff)
         sizes = (hidden_dim, message_dim, n_radial, n_vectors)
-        self.layers = nn.ModuleList(VectorEGCL(*sizes, first=k == 0, last=False) for k in range(n_layers))
+        self.layers = nn.ModuleList(
+            VectorEGCL(*sizes, first=k == 0, last=False, bound=VECTOR_BOUND) for k in range(n_layers)
+        )
         self.atom = nn.Linear(hidden_dim, hidden_dim)
         self.atom_readout = nn.Linear(hidden_dim, len(SUMS) + 3)  # and charges of mu and r2, own extent
         self.vector_gates = nn.Linear(hidden_dim, 2 * n_vectors)

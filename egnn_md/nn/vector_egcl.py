@@ -67,13 +67,23 @@ class VectorEGCL(nn.Module):
     hidden_dim: width of h. message_dim: width of m. n_radial: size of b(d).
     n_vectors: vector channels; 0 gives a plain invariant network.
     first: the layer that starts the vectors: it reads none. last: the layer whose vectors nobody reads.
+    bound: lengths of vectors and their inner products saturate there. They feed on each other, layer after layer, and run
+        away where no training molecule has been; so, since h enters normalised, all that a layer adds is bounded.
     """
 
     def __init__(
-        self, hidden_dim: int, message_dim: int, n_radial: int, n_vectors: int, *, first: bool, last: bool
+        self,
+        hidden_dim: int,
+        message_dim: int,
+        n_radial: int,
+        n_vectors: int,
+        *,
+        first: bool,
+        last: bool,
+        bound: float | None = None,
     ) -> None:
         super().__init__()
-        self.n_vectors, self.first, self.last = n_vectors, first, last
+        self.n_vectors, self.first, self.last, self.bound = n_vectors, first, last, bound
         self.source = _linear(hidden_dim, message_dim)
         self.target = _linear(hidden_dim, message_dim, bias=False)
         self.radial = _linear(n_radial, message_dim, bias=False)
@@ -97,17 +107,23 @@ class VectorEGCL(nn.Module):
         v_neighbor = None
         if v is not None and self.n_vectors:
             v_centre, v_neighbor = gather(v, centre), gather(v, neighbor)
-            invariants = _invariants(edges.directions, v_centre, v_neighbor)
+            invariants = self._bounded(_invariants(edges.directions, v_centre, v_neighbor))
             hidden = torch.addmm(hidden, invariants, self.geometry.weight.T)
         messages = silu(hidden) * (edges.envelope * NEIGHBOR_SCALE)
         aggregated = segment_sum(messages, centre, h.shape[0])
         if not self.n_vectors:
             return h + self.node_out(silu(self.node_in(torch.cat([normed, aggregated], -1)))), None
         v = self._update_vectors(v, v_neighbor, messages, edges, h.shape[0])
-        lengths = (self.read_left(v) * self.read_right(v)).sum(1) * 0.5
+        lengths = self._bounded((self.read_left(v) * self.read_right(v)).sum(1) * 0.5)
         node = silu(self.node_in(torch.cat([normed, aggregated, lengths], -1)))
         h = h + self.node_out(node)
-        return h, None if self.last else torch.addcmul(v, v, self.vector_scale(node).unsqueeze(1))
+        if self.last:
+            return h, None
+        v = torch.addcmul(v, v, self.vector_scale(node).unsqueeze(1))
+        return h, v if self.bound is None else v * _share(v.square().sum(1, keepdim=True), self.bound)
+
+    def _bounded(self, products: Tensor) -> Tensor:
+        return products if self.bound is None else products * _share(products.square(), self.bound)
 
     def _update_vectors(
         self, v: Tensor | None, v_neighbor: Tensor | None, messages: Tensor, edges: Edges, n_atoms: int
@@ -118,6 +134,11 @@ class VectorEGCL(nn.Module):
         along, across = gates.split(self.n_vectors, -1)
         sent = torch.addcmul(edges.directions * along, v_neighbor, across)
         return v + segment_sum(sent, edges.index[0], n_atoms)
+
+
+def _share(square: Tensor, bound: float) -> Tensor:
+    """What is left of a size, given by its square: all of it far below the bound, which it never exceeds."""
+    return torch.rsqrt(1.0 + square / bound**2)
 
 
 def _invariants(directions: Tensor, v_centre: Tensor, v_neighbor: Tensor) -> Tensor:
