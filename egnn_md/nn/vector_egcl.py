@@ -67,8 +67,8 @@ class VectorEGCL(nn.Module):
     hidden_dim: width of h. message_dim: width of m. n_radial: size of b(d).
     n_vectors: vector channels; 0 gives a plain invariant network.
     first: the layer that starts the vectors: it reads none. last: the layer whose vectors nobody reads.
-    bound: lengths of vectors and their inner products saturate there. They feed on each other, layer after layer, and run
-        away where no training molecule has been; so, since h enters normalised, all that a layer adds is bounded.
+    bound: lengths of vectors and their inner products saturate there. They feed on each other, layer after layer, and
+        run away where no training molecule has been; so, since h enters normalised, all that a layer adds is bounded.
     """
 
     def __init__(

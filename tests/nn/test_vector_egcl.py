@@ -15,10 +15,11 @@ from egnn_md.nn.vector_egcl import VectorEGCL
 HIDDEN, MESSAGE, N_RADIAL, N_VECTORS, CUTOFF = 8, 12, 5, 3, 4.0
 
 
-def stack(n_vectors: int = N_VECTORS, n_layers: int = 3) -> torch.nn.ModuleList:
+def stack(n_vectors: int = N_VECTORS, n_layers: int = 3, bound: float | None = None) -> torch.nn.ModuleList:
     torch.manual_seed(0)
+    sizes = (HIDDEN, MESSAGE, N_RADIAL, n_vectors)
     return torch.nn.ModuleList(
-        VectorEGCL(HIDDEN, MESSAGE, N_RADIAL, n_vectors, first=k == 0, last=k == n_layers - 1) for k in range(n_layers)
+        VectorEGCL(*sizes, first=k == 0, last=k == n_layers - 1, bound=bound) for k in range(n_layers)
     ).double()
 
 
@@ -48,8 +49,9 @@ def points(n: int, n_dim: int, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("n_dim", [2, 3, 5, 10])
 @pytest.mark.parametrize("determinant", [1.0, -1.0], ids=["rotation", "reflection"])
-def test_features_are_invariant_and_vectors_turn(n_dim: int, determinant: float) -> None:
-    layers, (h, positions) = stack(), points(6, n_dim)
+@pytest.mark.parametrize("bound", [None, 0.1])
+def test_features_are_invariant_and_vectors_turn(n_dim: int, determinant: float, bound: float | None) -> None:
+    layers, (h, positions) = stack(bound=bound), points(6, n_dim)
     q, _ = torch.linalg.qr(torch.randn(n_dim, n_dim, dtype=torch.float64))
     q[:, 0] *= torch.sign(torch.linalg.det(q)) * determinant
     before, after = states(layers, h, positions), states(layers, h, positions @ q.T + 1.5)
@@ -61,6 +63,26 @@ def test_features_are_invariant_and_vectors_turn(n_dim: int, determinant: float)
         turned = torch.einsum("ab,nbc->nac", q, old)  # a, b dimension; n atom; c channel
         assert (new - turned).abs().max() < 1e-12 * old.abs().max()
     assert before[1][-1] is None
+
+
+def test_a_bound_holds_whatever_the_weights() -> None:
+    """What runs away without a bound stays within it; far below the bound nothing changes."""
+    free, bounded, wide = (stack(n_layers=4, bound=bound) for bound in (None, 5.0, 1e9))
+    h, positions = points(6, 3)
+    for one, other in zip(states(free, h, positions)[1][:-1], states(wide, h, positions)[1][:-1], strict=True):
+        assert one is not None
+        assert other is not None
+        assert (one - other).abs().max() < 1e-12 * one.abs().max()
+    with torch.no_grad():
+        for layers in (free, bounded):
+            for weight in layers.parameters():
+                weight *= 10.0
+    sizes = [
+        [float(v.norm(dim=1).max()) for v in states(layers, h, positions)[1] if v is not None]
+        for layers in (free, bounded)
+    ]
+    assert sizes[0][-1] > 1e6
+    assert max(sizes[1]) <= 5.0
 
 
 def literal_layer(layer: VectorEGCL, h: Tensor, v: Tensor | None, edges: Any) -> tuple[Tensor, Tensor]:
