@@ -1,7 +1,7 @@
 """QM9's training molecules at the minima of a potential, with the labels of their own: what examples/qm9-continue.toml
 learns from beside QM9 itself, so that predictions at such geometries are right too.
 
-    python benchmarks/relax_qm9.py --data FOLDER --count 12000 -o FOLDER/qm9-relaxed.npz      (half an hour on one core)
+    python benchmarks/relax_qm9.py --data FOLDER -o FOLDER/qm9-relaxed.npz      (a quarter of an hour on one core)
 
 Molecules with all twelve labels, drawn at random from the training side and relaxed side by side. Those that do not get
 to a minimum, or whose bonds change on the way, are left out. So is the label of <R^2>: it belongs to a geometry.
@@ -30,7 +30,7 @@ AT_ONCE = 64
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__ or "")
-    parser.add_argument("--count", type=int, default=12000, help="molecules")
+    parser.add_argument("--count", type=int, default=6000, help="molecules")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="NPZ")
     parser.add_argument("--seed", type=int, default=0)
     options = parse(parser, arguments)

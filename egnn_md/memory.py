@@ -1,7 +1,7 @@
 """Keep freed memory for the next call.
 
 glibc hands freed memory back to the system at once, and the next call of a network gets it again page by page, each
-cleared by the kernel: a tenth to a third of the time of a call on a CPU (docs/decisions/0013-memory.md).
+cleared by the kernel: up to half of the time of a call on a CPU (docs/decisions/0013-memory.md).
 """
 
 from __future__ import annotations

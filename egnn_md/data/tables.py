@@ -114,8 +114,7 @@ def _number(value: Any) -> str:
 
 
 def _csv(columns: list[str], row: Row, structure: Structure) -> str:
-    values = [row[name] for name in columns]
-    return ",".join([f"{value:.7g}" if isinstance(value, float) else str(value) for value in values]) + "\n"
+    return ",".join([_number(row[name]) for name in columns]) + "\n"
 
 
 def _jsonl(columns: list[str], row: Row, structure: Structure) -> str:

@@ -16,7 +16,7 @@ from egnn_md.models.potential import UnsupportedElement
 from egnn_md.neighbors import CLOSEST_PAIR
 
 PAIRS_AT_ONCE: Final = 32_000
-"""Of a batch, padded: enough that torch's own cost vanishes, few enough that a layer's arrays stay in the cache."""
+"""Of a batch, padded: enough that torch's own cost vanishes; twice as many gain nothing."""
 MOST_ATOMS: Final = 1_000
 """Far more than molecules have whose properties can be had from QM9; bounds the memory."""
 
