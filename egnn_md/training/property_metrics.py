@@ -42,7 +42,7 @@ def compare(
 ) -> Compared:
     """Predict for all molecules; those of a like size side by side, so that batches are full."""
     order = np.argsort(molecules.n_atoms, kind="stable")
-    structures = structures_of(molecules.select(order))
+    structures = as_structures(molecules.select(order))
     names = model.config.targets
     values, uncertainty, done = [], [], 0
     for batch in batches(structures):
@@ -56,7 +56,7 @@ def compare(
     return Compared(labels, np.concatenate(values)[back], np.concatenate(uncertainty)[back])
 
 
-def structures_of(molecules: Molecules) -> list[Structure]:
+def as_structures(molecules: Molecules) -> list[Structure]:
     """Each of them alone."""
     parts = (np.split(values, molecules.starts[1:-1]) for values in (molecules.atomic_numbers, molecules.positions))
     return [Structure(numbers, positions.astype(np.float64)) for numbers, positions in zip(*parts, strict=True)]
@@ -64,7 +64,7 @@ def structures_of(molecules: Molecules) -> list[Structure]:
 
 def check(molecules: Molecules, elements: Sequence[int]) -> None:
     """Raises DataError, naming the molecule, for one that no model of these elements takes; see `Structure.problem`."""
-    for index, structure in zip(molecules.index, structures_of(molecules), strict=True):
+    for index, structure in zip(molecules.index, as_structures(molecules), strict=True):
         if (problem := structure.problem(elements)) is not None:
             raise DataError(f"molecule {index}: {problem}")
 
