@@ -15,7 +15,7 @@ from torch.nn.functional import silu
 from egnn_md.nn.egcl import EGCL, EdgeInput, NodeState
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.radial import BesselBasis, cutoff_value, distance
-from egnn_md.nn.vector_egcl import VectorEGCL
+from egnn_md.nn.vector_egcl import VectorEGCL, share_below
 
 SUMS: Final = ("alpha", "zpve", "u0", "u298-u0", "h298-g298", "cv")
 """Readouts that are a sum over atoms."""
@@ -26,8 +26,8 @@ READOUTS: Final = (*SUMS, *ORBITALS, "mu", "r2")
 POOLED: Final = (*ORBITALS, "u298-u0", "h298-g298")
 """Readouts that the pooled features (also) contribute to: entropies know the whole molecule's moments of inertia."""
 N_HEADS: Final = 8
-VECTOR_BOUND: Final = 5.0
-"""`VectorEGCL`'s bound: QM9's molecules stay below it, with few exceptions."""
+BOUND: Final = 5.0
+"""`VectorEGCL`'s, and that of the features which the readouts see: QM9's molecules stay below it, with few exceptions."""
 
 
 class MoleculeBatch(NamedTuple):
@@ -126,9 +126,7 @@ class VectorNetwork(nn.Module):
         self.embedding = nn.Embedding(n_elements, hidden_dim)
         self.basis = BesselBasis(n_radial, cutoff)
         sizes = (hidden_dim, message_dim, n_radial, n_vectors)
-        self.layers = nn.ModuleList(
-            VectorEGCL(*sizes, first=k == 0, last=False, bound=VECTOR_BOUND) for k in range(n_layers)
-        )
+        self.layers = nn.ModuleList(VectorEGCL(*sizes, first=k == 0, last=False, bound=BOUND) for k in range(n_layers))
         self.atom = nn.Linear(hidden_dim, hidden_dim)
         self.atom_readout = nn.Linear(hidden_dim, len(SUMS) + 3)  # and charges of mu and r2, own extent
         self.vector_gates = nn.Linear(hidden_dim, 2 * n_vectors)
@@ -144,6 +142,7 @@ class VectorNetwork(nn.Module):
         for layer in self.layers:
             h, v = layer(h, v, edges)
         assert v is not None
+        h = h * share_below(h.square(), BOUND)
         atom = silu(self.atom(h))
         pooled = self._pool(atom, molecules)
         by_atom = self.atom_readout(atom)
