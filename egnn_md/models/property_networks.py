@@ -27,7 +27,7 @@ POOLED: Final = (*ORBITALS, "u298-u0", "h298-g298")
 """Readouts that the pooled features (also) contribute to: entropies know the whole molecule's moments of inertia."""
 N_HEADS: Final = 8
 BOUND: Final = 5.0
-"""`VectorEGCL`'s, and that of the features which the readouts see: QM9's molecules stay below it, with few exceptions."""
+"""`VectorEGCL`'s, and that of the features which the readouts see: with few exceptions QM9's stay below it."""
 
 
 class MoleculeBatch(NamedTuple):
