@@ -3,8 +3,8 @@
     python properties.py CH3CONH2
 
 The properties belong to minima: a rough structure is relaxed first. `organic-xtb` imitates GFN2-xTB, whose minima are
-not those of QM9 (B3LYP), which costs accuracy (the card of qm9 says how much); the last line says how unlike QM9's the
-model finds the geometry.
+not those of QM9 (B3LYP); `qm9` has learned from both, and its card says what the difference costs. The last line says
+how unlike its training data the model finds the geometry.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch.nn.functional import silu
 from egnn_md.nn.egcl import EGCL, EdgeInput, NodeState
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.radial import BesselBasis, cutoff_value, distance
-from egnn_md.nn.vector_egcl import VectorEGCL, share_below
+from egnn_md.nn.vector_egcl import VectorEGCL, saturated
 
 SUMS: Final = ("alpha", "zpve", "u0", "u298-u0", "h298-g298", "cv")
 """Readouts that are a sum over atoms."""
@@ -142,7 +142,7 @@ class VectorNetwork(nn.Module):
         for layer in self.layers:
             h, v = layer(h, v, edges)
         assert v is not None
-        h = h * share_below(h.square(), BOUND)
+        h = saturated(h, h.square(), BOUND)
         atom = silu(self.atom(h))
         pooled = self._pool(atom, molecules)
         by_atom = self.atom_readout(atom)

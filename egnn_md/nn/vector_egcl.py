@@ -120,10 +120,10 @@ class VectorEGCL(nn.Module):
         if self.last:
             return h, None
         v = torch.addcmul(v, v, self.vector_scale(node).unsqueeze(1))
-        return h, v if self.bound is None else v * share_below(v.square().sum(1, keepdim=True), self.bound)
+        return h, v if self.bound is None else saturated(v, v.square().sum(1, keepdim=True), self.bound)
 
     def _bounded(self, products: Tensor) -> Tensor:
-        return products if self.bound is None else products * share_below(products.square(), self.bound)
+        return products if self.bound is None else saturated(products, products.square(), self.bound)
 
     def _update_vectors(
         self, v: Tensor | None, v_neighbor: Tensor | None, messages: Tensor, edges: Edges, n_atoms: int
@@ -136,9 +136,9 @@ class VectorEGCL(nn.Module):
         return v + segment_sum(sent, edges.index[0], n_atoms)
 
 
-def share_below(square: Tensor, bound: float) -> Tensor:
-    """What is left of a size, given by its square: all of it far below the bound, which it never exceeds."""
-    return torch.rsqrt(1.0 + square / bound**2)
+def saturated(x: Tensor, squared_size: Tensor, bound: float) -> Tensor:
+    """x, scaled down so that its size stays below `bound`; far below the bound x stays as it is."""
+    return x * torch.rsqrt(1.0 + squared_size / bound**2)
 
 
 def _invariants(directions: Tensor, v_centre: Tensor, v_neighbor: Tensor) -> Tensor:

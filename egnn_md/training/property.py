@@ -25,7 +25,7 @@ from egnn_md.targets import BY_NAME, NAMES
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
 from egnn_md.training.property_metrics import (
     calibrate,
-    check,
+    check_molecules,
     compare,
     errors_of,
     fit_statistics,
@@ -157,7 +157,7 @@ class PropertyTask:
         self.train, self.valid, self.test = divide(self.data, config.data.n_train, config.seed)
         self.train = with_geometries(self.train, [read_qm9(file) for file in files[1:]])
         for side in (self.train, self.valid, self.test):
-            check(side, np.unique(self.train.atomic_numbers).tolist())
+            check_molecules(side, np.unique(self.train.atomic_numbers).tolist())
         self._loss: PropertyLoss | None = None
         self._deviation = mean_absolute_deviation(self.train, self.targets)
 

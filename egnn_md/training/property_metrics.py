@@ -62,7 +62,7 @@ def as_structures(molecules: Molecules) -> list[Structure]:
     return [Structure(numbers, positions.astype(np.float64)) for numbers, positions in zip(*parts, strict=True)]
 
 
-def check(molecules: Molecules, elements: Sequence[int]) -> None:
+def check_molecules(molecules: Molecules, elements: Sequence[int]) -> None:
     """Raises DataError, naming the molecule, for one that no model of these elements takes; see `Structure.problem`."""
     for index, structure in zip(molecules.index, as_structures(molecules), strict=True):
         if (problem := structure.problem(elements)) is not None:
@@ -188,7 +188,7 @@ def evaluate_file(model: Any, header: Mapping[str, Any], request: Request) -> Ev
     names = model.config.targets
     if unknown := set(names) - set(NAMES):
         raise DataError(f"the model predicts {', '.join(unknown)}, not a property of QM9: convert it with --target")
-    check(known, model.config.elements)
+    check_molecules(known, model.config.elements)
     compared = compare(model, known, request.progress)
     errors, n_skipped = errors_of(names, compared), len(molecules) - len(known)
     return Evaluation(
