@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from egnn_md import checkpoint
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"(<!-- not run[^>]*-->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"( *<!-- not run[^>]*-->\n)?^( *)```(\w*)\n(.*?)^\2```", re.MULTILINE | re.DOTALL)
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -22,9 +23,9 @@ def blocks(language: str) -> list[tuple[str, str]]:
     found = []
     for document in DOCUMENTS:
         for match in FENCE.finditer(document.read_text()):
-            if match[2] == language and match[1] is None:
+            if match[3] == language and match[1] is None:
                 line = document.read_text()[: match.start()].count("\n") + 1
-                found.append((f"{document.name}:{line}", match[3]))
+                found.append((f"{document.name}:{line}", textwrap.dedent(match[4])))
     return found
 
 
@@ -71,17 +72,17 @@ def test_configuration_is_valid(where: str, text: str, tmp_path: Path) -> None:
     assert load_config(tmp_path / "config.toml").data.files
 
 
-def test_guide_names_every_configuration_key() -> None:
+def test_documents_name_every_configuration_key() -> None:
     from egnn_md.training.task import TASKS, task_class
 
-    guide = (ROOT / "docs" / "guide.md").read_text()
-    table = guide[guide.index("**Keys.**") : guide.index("**The run folder**")]
+    text = (ROOT / "docs" / "how-to" / "train.md").read_text()
+    table = text[text.index("**Keys.**") : text.index("**The run folder**")]
     for task in TASKS:
         for section in ("data", "model", "training"):
             annotation = task_class(task).config_class.model_fields[section].annotation
             assert annotation is not None
             for key in annotation.model_fields:  # type: ignore[attr-defined]
-                assert re.search(rf"`(?:{section}\.)?{key}`", table), f"{task}: {section}.{key} is not in the guide"
+                assert re.search(rf"`(?:{section}\.)?{key}`", table), f"{task}: {section}.{key} is not explained"
 
 
 @pytest.mark.parametrize(("where", "words"), commands())

@@ -19,7 +19,10 @@ from egnn_md.checkpoint import read_header
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("egnn_md", "calculators", "tests", "examples", "docs", "benchmarks", ".ci")
-FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md")
+FILES = (
+    *("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md"),
+    "mkdocs.yml",
+)
 BUILD = "from setuptools import build_meta as b; import sys; print(b.build_{}(sys.argv[1]))"
 
 

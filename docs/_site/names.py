@@ -1,0 +1,41 @@
+"""Pages of the Python interface, one for each public name, and the table of models."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+
+PACKAGES = ("egnn_md", "egnn_md.calculators", "egnn_md.dynamics", "egnn_md.nn", "egnn_md.neighbors")
+"""Whose `__all__` is public."""
+MORE = {"egnn_md.neighbors": ("GraphBuilder",)}
+"""Public names of packages that list none."""
+
+
+@cache
+def pages() -> dict[str, str]:
+    """File name -> Markdown with mkdocstrings' directive."""
+    made = {}
+    for package in PACKAGES:
+        listed = getattr(importlib.import_module(package), "__all__", None)
+        names = [name for name in listed if not name.startswith("_")] if listed else MORE.get(package, ())
+        for name in names:
+            text = f"```python\nfrom {package} import {name}\n```\n\n::: {_home(package, name)}\n"
+            made[f"{package}.{name}.md"] = text
+    return made
+
+
+def title(page: str) -> str:
+    """What the menu calls a page of `pages`."""
+    return page.removesuffix(".md").rpartition(".")[2]
+
+
+def _home(package: str, name: str) -> str:
+    """Dotted path of the definition of a name that a package gives out."""
+    value = getattr(importlib.import_module(package), name)
+    module = getattr(value, "__module__", None)
+    return f"{module}.{name}" if module else f"{package}.{name}"
+
+
+def table_of_models() -> str:
+    """Shipped models as a Markdown table."""
+    return ""
