@@ -16,10 +16,10 @@ import torch
 from _common import Molecule
 from torch import Tensor
 
+from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
 from egnn_md.graph import Graph
 from egnn_md.models.potential import Potential
 from egnn_md.nn.ops import segment_sum
-from egnn_md.units import BOLTZMANN, FS_PER_TIME_UNIT
 
 
 @dataclass(frozen=True)

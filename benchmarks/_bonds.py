@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from egnn_md.elements import BOUND, COVALENT_RADII, symbol
+from egnn_md.chemistry.elements import BOUND, COVALENT_RADII, symbol
 from egnn_md.graph import Graph
 
 LOST, FORMED = 1.7, 1.2  # as BOUND, times the sum of the covalent radii

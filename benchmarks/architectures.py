@@ -20,14 +20,15 @@ import numpy as np
 from _common import make_parser, parse, print_table, write_json
 
 from egnn_md.checkpoint import load
-from egnn_md.data.structures import EdgeTable
+from egnn_md.data.frame_batches import FrameBatches
+from egnn_md.data.frames import EdgeTable
+from egnn_md.evaluation.potential import evaluate
 from egnn_md.models.potential import Potential
-from egnn_md.training.batches import FrameBatches
 from egnn_md.training.loop import Resources, train
-from egnn_md.training.loss import PotentialLoss
-from egnn_md.training.metrics import evaluate
 from egnn_md.training.optimizer import build_optimizer
-from egnn_md.training.potential import PotentialRun, Splits, build_model, load_splits
+from egnn_md.training.potential import Splits, build_model, load_splits
+from egnn_md.training.potential_config import PotentialRun
+from egnn_md.training.potential_loss import PotentialLoss
 
 CANDIDATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # name: (changes to [model], changes to [training])

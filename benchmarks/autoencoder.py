@@ -59,10 +59,10 @@ def speed(batch: int, rounds: int) -> dict[str, float]:
     """Milliseconds a graph of each way, and how many times as fast batches are."""
     import torch
 
-    from egnn_md.data.random_graphs import generate
-    from egnn_md.models.autoencoder import GraphAutoencoder, GraphAutoencoderConfig, GraphInput
     from egnn_md.nn.compilation import CompiledModule
-    from egnn_md.training.autoencoder_metrics import GraphBatches
+    from egnn_md.paper.autoencoder import GraphAutoencoder, GraphAutoencoderConfig, GraphInput
+    from egnn_md.paper.autoencoder_metrics import GraphBatches
+    from egnn_md.paper.random_graphs import generate
 
     torch.manual_seed(0)
     side = generate("community", {"train": batch}, 0)["train"]
@@ -115,7 +115,7 @@ def literal_like(model: Any) -> Any:
     import torch
     from _literal_egnn import LiteralLayer
 
-    from egnn_md.models.autoencoder import DECODER_UNIT
+    from egnn_md.paper.autoencoder import DECODER_UNIT
 
     class Literal(torch.nn.Module):
         def __init__(self) -> None:
@@ -144,7 +144,7 @@ def literal_like(model: Any) -> Any:
 def overfit(dim: int, steps: int) -> tuple[float, float]:
     """% error and F1 on 100 graphs that were trained on."""
     from egnn_md.checkpoint import read_header
-    from egnn_md.data.random_graphs import generate, write
+    from egnn_md.paper.random_graphs import generate, write
     from egnn_md.training.loop import Resources, train
 
     with tempfile.TemporaryDirectory() as name:

@@ -119,8 +119,8 @@ def trained(n_dim: int, steps: int) -> tuple[float, float]:
 
     from egnn_md.checkpoint import load
     from egnn_md.data import nbody
+    from egnn_md.evaluation.nbody import squared_errors
     from egnn_md.training.loop import Resources, train
-    from egnn_md.training.nbody_metrics import squared_errors
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

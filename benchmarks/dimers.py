@@ -16,7 +16,7 @@ from _batched_md import Batch
 from _common import Molecule, load_potential, make_parser, parse, print_table, write_json
 from numpy.typing import NDArray
 
-from egnn_md.elements import COVALENT_RADII, symbol
+from egnn_md.chemistry.elements import COVALENT_RADII, symbol
 from egnn_md.models.potential import Potential
 
 FloatArray = NDArray[np.float64]

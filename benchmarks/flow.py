@@ -21,10 +21,10 @@ from _batched_md import Batch, State, Thermostat, run
 from _common import Molecule, load_potential, make_parser, parse, print_table, write_json
 from numpy.typing import NDArray
 
+from egnn_md.chemistry.elements import BOUND, COVALENT_RADII, symbol
+from egnn_md.chemistry.molecules import environments
+from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
 from egnn_md.dynamics.ase_flow import FlowDynamics, load_flow
-from egnn_md.elements import BOUND, COVALENT_RADII, symbol
-from egnn_md.models.molecules import environments
-from egnn_md.units import BOLTZMANN, FS_PER_TIME_UNIT
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -21,9 +21,9 @@ from _batched_md import Batch, State, Thermostat, run
 from _common import Molecule, load_potential, make_parser, parse, print_table, write_json
 from numpy.typing import NDArray
 
+from egnn_md.chemistry.units import BOLTZMANN
 from egnn_md.dynamics.ase_flow import FlowDynamics, load_flow
-from egnn_md.training.report import figure
-from egnn_md.units import BOLTZMANN
+from egnn_md.evaluation.figures import figure
 
 FloatArray = NDArray[np.float64]
 SMOOTH, LOWEST = 8.0, 200.0  # cm⁻¹

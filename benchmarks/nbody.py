@@ -1,8 +1,8 @@
 """The N-body benchmark: errors over seeds, by sub-steps, of rollouts, of more particles and of other starts.
 
 Squared errors per component of the positions. `--data` is a folder with nbody_charged5.npz, or with a file of
-`egnn-md data nbody` (--file). Train the models to compare with examples/nbody.toml and examples/nbody-paper.toml, one
-run for each seed, and for --horizon with start_frame 0 and end_frame 10.
+`egnn-md data nbody` (--file). Train the models to compare with nbody.toml and nbody-paper.toml of egnn_md/paper/, one run
+for each seed, and for --horizon with start_frame 0 and end_frame 10.
 
     python benchmarks/nbody.py --data DIR --ours run-1/model.safetensors … --paper paper-1/model.safetensors …
 """
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--ours", nargs="*", default=["nbody-charged5"], help="integrators, one a seed; all are reported"
     )
-    parser.add_argument("--paper", nargs="*", default=[], help="models of examples/nbody-paper.toml, one a seed")
+    parser.add_argument("--paper", nargs="*", default=[], help="models of egnn_md/paper/nbody-paper.toml, one a seed")
     parser.add_argument("--horizon", default=None, help="the paper's model trained for frames 0 -> 10")
     parser.add_argument("--systems", type=int, default=None, help="only the first so many of each side")
     options = parse(parser, arguments)
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def metrics(model: Any, trajectories: Trajectories, frames: tuple[int, int] = (30, 40), **options: Any) -> list[float]:
-    from egnn_md.training.nbody_metrics import NBodyMetrics, squared_errors
+    from egnn_md.evaluation.nbody import NBodyMetrics, squared_errors
 
     found = NBodyMetrics.of(squared_errors(model, trajectories, frames, **options))
     return [found.mse, found.median_se, found.mse_p80, found.n]
@@ -61,7 +61,7 @@ def metrics(model: Any, trajectories: Trajectories, frames: tuple[int, int] = (3
 
 def straight_flight(trajectories: Trajectories, frames: tuple[int, int] = (30, 40)) -> list[float]:
     from egnn_md.data.nbody import duration
-    from egnn_md.training.nbody_metrics import NBodyMetrics
+    from egnn_md.evaluation.nbody import NBodyMetrics
 
     first, last = (trajectories.column(frame) for frame in frames)
     flown = trajectories.positions[:, first] + duration(*frames) * trajectories.velocities[:, first]
@@ -91,7 +91,7 @@ def by_substeps(model: Any, test: Trajectories) -> dict[str, Any]:
 
 def rollout(model: Any, horizon: Any, trajectories: Trajectories) -> dict[str, Any]:
     """From frame 0 over all frames, frame after frame; median errors."""
-    from egnn_md.dynamics.particles import roll_out, summarize
+    from egnn_md.dynamics.particle_rollouts import roll_out, summarize
 
     made = roll_out(model, trajectories, int(trajectories.frames[-1]))
     summary = summarize(made, made.squared_errors(), made.constant_velocity_errors(), made.conserved())

@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from _literal_egnn import LiteralEGNN
 
     from egnn_md.data.nbody import generate
+    from egnn_md.evaluation.nbody import particles_at
     from egnn_md.models.propagator import VelocityEGNN, VelocityEGNNConfig
-    from egnn_md.training.nbody_metrics import particles_at
 
     torch.manual_seed(0)
     ours = VelocityEGNN(VelocityEGNNConfig(1.0))

@@ -21,9 +21,9 @@ from _common import make_parser, parse, write_json
 from openmm import app, unit
 from openmmml import MLPotential
 
+from egnn_md.chemistry.units import ANGSTROM_PER_NM, BOLTZMANN, KJ_PER_MOL_PER_EV
 from egnn_md.graph import Graph
 from egnn_md.neighbors import GraphBuilder
-from egnn_md.units import ANGSTROM_PER_NM, BOLTZMANN, KJ_PER_MOL_PER_EV
 
 DIPEPTIDE = Path(__file__).parents[1] / "examples" / "alanine_dipeptide.pdb"
 

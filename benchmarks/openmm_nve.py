@@ -28,8 +28,8 @@ from nve import BLOW_UP, FRICTION, drift
 from openmm import app
 
 from egnn_md.calculators import create_system
-from egnn_md.elements import symbol
-from egnn_md.units import ANGSTROM_PER_NM, BOLTZMANN, KJ_PER_MOL_PER_EV
+from egnn_md.chemistry.elements import symbol
+from egnn_md.chemistry.units import ANGSTROM_PER_NM, BOLTZMANN, KJ_PER_MOL_PER_EV
 
 
 def topology_of(molecule: Molecule) -> app.Topology:

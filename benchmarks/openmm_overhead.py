@@ -21,8 +21,8 @@ from openmm import app, unit
 from openmm_mixed import DIPEPTIDE
 
 from egnn_md.calculators import create_system
+from egnn_md.chemistry.units import ANGSTROM_PER_NM
 from egnn_md.neighbors import GraphBuilder
-from egnn_md.units import ANGSTROM_PER_NM
 
 Structure = tuple[app.Topology, np.ndarray]
 

@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import torch
 
     from egnn_md.data.qm9 import read_qm9
-    from egnn_md.models.authors import from_authors
     from egnn_md.neighbors import molecules_graph
+    from egnn_md.paper.authors import from_authors
 
     torch.manual_seed(0)
     molecules = read_qm9(options.data / "qm9.npz")

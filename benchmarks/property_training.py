@@ -62,10 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(parser, arguments)
     import numpy as np
 
+    from egnn_md.chemistry.targets import NAMES
     from egnn_md.data.qm9 import read_qm9
-    from egnn_md.targets import NAMES
+    from egnn_md.evaluation.property import compare, errors_of
     from egnn_md.training.property import divide
-    from egnn_md.training.property_metrics import compare, errors_of
 
     data = read_qm9(options.data / "qm9.npz")
     data = data.select(np.flatnonzero(data.index % 20 != RESERVED_INDEX))
@@ -88,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def finish(model: Any, steps: int, train: Any, valid: Any, test: Any, options: Any) -> None:
     """Write a checkpoint that knows its training data's geometries, with uncertainties set on the validation side."""
     from egnn_md.checkpoint import save
-    from egnn_md.targets import NAMES
+    from egnn_md.chemistry.targets import NAMES
+    from egnn_md.evaluation.property import calibrate, compare, errors_of, fit_statistics
     from egnn_md.training.property import training_data
-    from egnn_md.training.property_metrics import calibrate, compare, errors_of, fit_statistics
 
     fit_statistics(model, train)
     sides = {"valid": compare(model, valid), "test": compare(model, test)}
@@ -118,8 +118,8 @@ def trained(variant: Any, train: Any, seconds: float) -> tuple[int, Any]:
     import torch
     from torch.optim.swa_utils import AveragedModel
 
+    from egnn_md.chemistry.targets import NAMES
     from egnn_md.models.property import PropertyConfig, PropertyModel
-    from egnn_md.targets import NAMES
     from egnn_md.training.module import moving_average
     from egnn_md.training.optimizer import build_optimizer, schedule
     from egnn_md.training.property import (
@@ -164,7 +164,7 @@ def report(result: dict[str, Any], options: Any) -> None:
     """All errors, the mean ratio to the paper's network, and the slopes of learning curves."""
     import numpy as np
 
-    from egnn_md.targets import NAMES, unit_of
+    from egnn_md.chemistry.targets import NAMES, unit_of
 
     runs = list(result)
     rows = [[name, unit_of(name), *(float(result[run]["mae"][name]) for run in runs)] for name in NAMES]

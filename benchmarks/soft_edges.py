@@ -49,11 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def inputs(model: Any, file: Path) -> tuple[dict[str, Any], Any, Any]:
     """Kinds of pairs as masks over the edges, the EGNN, and a function that runs the model."""
-    from egnn_md.models.autoencoder import GraphAutoencoder
+    from egnn_md.paper.autoencoder import GraphAutoencoder
 
     if isinstance(model, GraphAutoencoder):
-        from egnn_md.data.random_graphs import read
-        from egnn_md.training.autoencoder_metrics import GraphBatches
+        from egnn_md.paper.autoencoder_metrics import GraphBatches
+        from egnn_md.paper.random_graphs import read
 
         side = read(file, "test")
         batches = GraphBatches(side, model.config.embedding_dim, model.weight.dtype)
@@ -65,8 +65,8 @@ def inputs(model: Any, file: Path) -> tuple[dict[str, Any], Any, Any]:
     if isinstance(model, PropertyModel):
         return of_molecules(model, file)
     from egnn_md.data import nbody
+    from egnn_md.evaluation.nbody import FRAMES, particles_at
     from egnn_md.models.propagator import all_pairs
-    from egnn_md.training.nbody_metrics import FRAMES, particles_at
 
     start = particles_at(nbody.read(file, "test").select(slice(SAMPLES)), FRAMES[0])
     n_systems, n = start.positions.shape[:2]
@@ -80,9 +80,9 @@ def inputs(model: Any, file: Path) -> tuple[dict[str, Any], Any, Any]:
 
 def of_molecules(model: Any, file: Path) -> tuple[dict[str, Any], Any, Any]:
     """`inputs` for molecules of H, C, N, O: pairs by their elements."""
+    from egnn_md.chemistry.elements import symbol
+    from egnn_md.chemistry.targets import NAMES
     from egnn_md.data.qm9 import read_qm9
-    from egnn_md.elements import symbol
-    from egnn_md.targets import NAMES
     from egnn_md.training.property import MoleculeBatches
 
     side = read_qm9(file).side("test").having(np.array(model.config.elements))

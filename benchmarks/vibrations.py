@@ -25,7 +25,7 @@ from _common import (
 from numpy.typing import NDArray
 from relax import relax
 
-from egnn_md.units import FS_PER_TIME_UNIT
+from egnn_md.chemistry.units import FS_PER_TIME_UNIT
 
 if TYPE_CHECKING:
     from ase import Atoms

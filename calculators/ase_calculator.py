@@ -26,7 +26,8 @@ from egnn_md.calculators.model_source import ModelSource, parse_device, parse_dt
 from egnn_md.calculators.options import refuse_unknown
 from egnn_md.graph import Prediction
 from egnn_md.models.potential import Potential
-from egnn_md.neighbors import DEFAULT_SKIN, GraphBuilder
+from egnn_md.neighbors import GraphBuilder
+from egnn_md.neighbors.lists import DEFAULT_SKIN
 
 Model = str | Path | Potential
 

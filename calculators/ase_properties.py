@@ -14,8 +14,8 @@ from ase.calculators.calculator import Calculator, all_changes
 from egnn_md.calculators.extrapolation import ExtrapolationWarning
 from egnn_md.calculators.model_source import parse_device, parse_dtype
 from egnn_md.checkpoint import load
+from egnn_md.chemistry.targets import BY_NAME, MEV_PER_HARTREE
 from egnn_md.models.property import FAR, PropertyModel
-from egnn_md.targets import BY_NAME, MEV_PER_HARTREE
 
 
 class EGNNPropertyCalculator(Calculator):  # type: ignore[misc]
@@ -24,7 +24,8 @@ class EGNNPropertyCalculator(Calculator):  # type: ignore[misc]
     Of QM9's twelve ASE has a name only for the energy, which here is the electronic energy U0 - ZPVE in eV, with the
     free atoms' energies added again. ASE's "dipole" is a vector; the model was trained on its length alone and knows
     no sign, so it is not offered. There are no forces: the training data holds minima only. All twelve, each with its
-    "_uncertainty", and "extrapolation" are in `results` after a calculation, in the units of `egnn_md.targets`.
+    "_uncertainty", and "extrapolation" are in `results` after a calculation, in the units of
+    `egnn_md.chemistry.targets`.
 
     Parameters
     ----------

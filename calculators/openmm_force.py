@@ -23,10 +23,11 @@ from torch import Tensor
 from egnn_md.calculators.extrapolation import EXTRAPOLATION_LIMIT, warn_of_extrapolation
 from egnn_md.calculators.model_source import ModelSource, parse_device, parse_dtype
 from egnn_md.calculators.openmm_region import Region, select_region
+from egnn_md.chemistry.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
 from egnn_md.graph import Prediction
 from egnn_md.models.potential import Potential
-from egnn_md.neighbors import DEFAULT_SKIN, GraphBuilder
-from egnn_md.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
+from egnn_md.neighbors import GraphBuilder
+from egnn_md.neighbors.lists import DEFAULT_SKIN
 
 FloatArray = NDArray[np.float64]
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from importlib.resources import files
@@ -22,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from egnn_md.memory import keep_freed_memory
+from egnn_md.storage import write_whole
 
 FORMAT_VERSION: Final = 1
 DTYPES: Final = {"float64": torch.float64, "float32": torch.float32}
@@ -37,7 +36,7 @@ KINDS: Final[dict[str, tuple[str, str, str]]] = {
     "integrator": ("egnn_md.models.propagator", "IntegratorPropagator", "IntegratorConfig"),
     "property": ("egnn_md.models.property", "PropertyModel", "PropertyConfig"),
     "flow": ("egnn_md.models.flow", "FlowMap", "FlowConfig"),
-    "graph-autoencoder": ("egnn_md.models.autoencoder", "GraphAutoencoder", "GraphAutoencoderConfig"),
+    "graph-autoencoder": ("egnn_md.paper.autoencoder", "GraphAutoencoder", "GraphAutoencoderConfig"),
 }
 
 UNITS: Final = {"energy": "eV", "length": "angstrom", "mass": "amu", "time": "fs"}
@@ -90,17 +89,8 @@ def save(model: nn.Module, path: str | Path, information: Mapping[str, Any] | No
     header.update(information or {})
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with write_whole(path) as temporary:
         save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _kind_of(model: nn.Module) -> str:

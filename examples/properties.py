@@ -16,7 +16,7 @@ from ase.optimize import BFGS
 
 import egnn_md
 from egnn_md.calculators import EGNNCalculator
-from egnn_md.targets import BY_NAME
+from egnn_md.chemistry.targets import BY_NAME
 
 
 def main(name: str = "CH3CONH2") -> None:

@@ -8,8 +8,8 @@ from ase import Atoms
 from ase.build import molecule
 from torch import Tensor
 
+from egnn_md.chemistry.units import BOLTZMANN
 from egnn_md.models.flow import FlowConfig, FlowMap
-from egnn_md.units import BOLTZMANN
 
 
 def random_flow(

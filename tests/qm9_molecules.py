@@ -9,9 +9,9 @@ import torch
 from ase.build import molecule
 from ase.collections import g2
 
+from egnn_md.chemistry.targets import NAMES
 from egnn_md.data.qm9 import Molecules
 from egnn_md.models.property import PropertyConfig, PropertyModel
-from egnn_md.targets import NAMES
 from egnn_md.training.property import fit_normalisation
 
 ORGANIC = (1, 6, 7, 8)

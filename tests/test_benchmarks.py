@@ -20,9 +20,9 @@ from ase.calculators.calculator import Calculator, all_changes
 from flow_maps import random_flow
 
 from egnn_md.checkpoint import save
-from egnn_md.data.structures import side_of_group
+from egnn_md.chemistry.units import BOLTZMANN
+from egnn_md.data.frames import side_of_group
 from egnn_md.models.potential import Potential
-from egnn_md.units import BOLTZMANN
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (

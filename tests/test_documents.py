@@ -66,14 +66,14 @@ def test_python_snippet_runs(
 
 @pytest.mark.parametrize(("where", "text"), blocks("toml"))
 def test_configuration_is_valid(where: str, text: str, tmp_path: Path) -> None:
-    from egnn_md.training.config import load_config
+    from egnn_md.training.tasks import load_config
 
     (tmp_path / "config.toml").write_text(text)
     assert load_config(tmp_path / "config.toml").data.files
 
 
 def test_documents_name_every_configuration_key() -> None:
-    from egnn_md.training.task import TASKS, task_class
+    from egnn_md.training.tasks import TASKS, task_class
 
     text = (ROOT / "docs" / "how-to" / "train.md").read_text()
     table = text[text.index("**Keys.**") : text.index("**The run folder**")]

@@ -15,8 +15,8 @@ from ase.build import molecule
 from ase.io import read, write
 
 from egnn_md.checkpoint import read_header, save, shipped_models
+from egnn_md.chemistry.targets import BY_NAME
 from egnn_md.models.potential import Potential
-from egnn_md.targets import BY_NAME
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TESTED = {
@@ -136,7 +136,7 @@ def test_train_on_your_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_configurations_are_valid() -> None:
-    from egnn_md.training.config import load_config
+    from egnn_md.training.tasks import load_config
 
     for path in EXAMPLES.glob("*.toml"):
         assert load_config(path).data.files

@@ -14,15 +14,16 @@ import egnn_md
 
 PACKAGE = Path(egnn_md.__file__).parent
 LAYERS = [
-    {"units", "elements", "memory"},
-    {"targets"},
+    {"chemistry", "memory", "storage"},
     {"graph"},
     {"neighbors"},
     {"nn"},
     {"models"},
     {"checkpoint"},
     {"data"},
+    {"evaluation"},
     {"training", "dynamics"},
+    {"paper"},
     {"calculators"},
     {"cli", "__main__"},
 ]
@@ -49,8 +50,11 @@ def part_of(dotted: str) -> str:
     return [*dotted.split("."), ""][1]
 
 
-def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, int]]:
-    """(absolute dotted name, line) of everything a module imports, `from egnn_md import x` as egnn_md.x."""
+def imports(tree: ast.AST, package: str, *, whole: bool = False) -> Iterator[tuple[str, int]]:
+    """(absolute dotted name, line) of everything a module imports, `from egnn_md import x` as egnn_md.x.
+
+    `whole`: `from a.b import x` gives a.b.x too, which may be a module.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -58,6 +62,8 @@ def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, int]]:
             base = ".".join(package.split(".")[: len(package.split(".")) + 1 - node.level]) if node.level else ""
             origin = ".".join(filter(None, [base, node.module or ""]))
             submodules = [origin] if origin != "egnn_md" else [f"egnn_md.{alias.name}" for alias in node.names]
+            if whole:
+                submodules += [f"{origin}.{alias.name}" for alias in node.names]
             yield from ((name, node.lineno) for name in submodules)
 
 
@@ -102,6 +108,26 @@ def test_imports_run_one_way(module: str) -> None:
             continue
         assert part_of(name) in RANK, f"{module}:{line} imports {name}: which layer is that?"
         assert RANK[part_of(name)] < RANK[part], f"{module}:{line} imports {name}, which stands above it or beside it"
+
+
+def test_no_circle_of_imports_in_a_folder() -> None:
+    """Not even by way of TYPE_CHECKING or of a late import: what knows each other belongs into one file."""
+    needs = {}
+    for module in MODULES:
+        tree, package, _ = parse(module)
+        own = f"{package}.{Path(module).stem}".removesuffix(".__init__")
+        needs[own] = {name for name, _ in imports(tree, package, whole=True)} - {own}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module not in done:
+            for needed in needs[module] & needs.keys():
+                visit(needed, (*path, module))
+            done.add(module)
+
+    for module in needs.keys() - {"egnn_md"}:
+        visit(module, ("egnn_md",))  # lazy, and importing nothing itself
 
 
 @pytest.mark.parametrize("module", MODULES)

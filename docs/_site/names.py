@@ -7,8 +7,6 @@ from functools import cache
 
 PACKAGES = ("egnn_md", "egnn_md.calculators", "egnn_md.dynamics", "egnn_md.nn", "egnn_md.neighbors")
 """Whose `__all__` is public."""
-MORE = {"egnn_md.neighbors": ("GraphBuilder",)}
-"""Public names of packages that list none."""
 
 
 @cache
@@ -16,9 +14,8 @@ def pages() -> dict[str, str]:
     """File name -> Markdown with mkdocstrings' directive."""
     made = {}
     for package in PACKAGES:
-        listed = getattr(importlib.import_module(package), "__all__", None)
-        names = [name for name in listed if not name.startswith("_")] if listed else MORE.get(package, ())
-        for name in names:
+        listed = getattr(importlib.import_module(package), "__all__", ())
+        for name in (name for name in listed if not name.startswith("_")):
             text = f"```python\nfrom {package} import {name}\n```\n\n::: {_home(package, name)}\n"
             made[f"{package}.{name}.md"] = text
     return made

@@ -46,7 +46,7 @@ def convert(
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists: --overwrite replaces it")
     from egnn_md.checkpoint import save
-    from egnn_md.models.authors import from_authors
+    from egnn_md.paper.authors import from_authors
 
     model = from_authors(_read(file), target, mean or 0.0, mad or 1.0)
     name = model.config.targets[0]

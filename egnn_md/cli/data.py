@@ -11,7 +11,7 @@ from egnn_md.cli.options import Json, Overwrite
 from egnn_md.cli.outcome import Outcome, UserError, progress_bar, verb
 
 if TYPE_CHECKING:
-    from egnn_md.data.random_graphs import Family
+    from egnn_md.paper.random_graphs import Family
 
 Train = Annotated[int, typer.Option(help="Graphs to train on.")]
 Valid = Annotated[int, typer.Option(help="Graphs that choose the best model.")]
@@ -87,22 +87,13 @@ def qm9(
 
     Example:  egnn-md data qm9 -o data/    and then    egnn-md train qm9-full.toml --data data/
     """
-    n_molecules = fetch_qm9(output)
+    from egnn_md.data.download import fetch_qm9
+
+    with progress_bar("fetching QM9") as progress:
+        n_molecules = fetch_qm9(output, lambda name, done, total: progress(done, total))
     target = output / "qm9.npz"
     values = {"output": str(target), "n_molecules": n_molecules}
     return Outcome(values, lambda: print(f"wrote {target}: {n_molecules} molecules"), as_json)
-
-
-def fetch_qm9(folder: Path) -> int:
-    """Leave qm9.npz in `folder`, from the archive there or from the network; returns the number of molecules."""
-    from egnn_md.data.download import download_qm9
-    from egnn_md.data.qm9 import read_qm9, write_qm9
-
-    with progress_bar("fetching QM9") as progress:
-        archive = download_qm9(folder, lambda name, done, total: progress(done, total))
-    molecules = read_qm9(archive)
-    write_qm9(molecules, folder / "qm9.npz")
-    return len(molecules)
 
 
 @app.command("flow")
@@ -130,11 +121,11 @@ def flow(
     """
     _check_output(output, overwrite)
     from egnn_md.checkpoint import load
+    from egnn_md.chemistry.structures import structure_of
     from egnn_md.cli.md import identity
     from egnn_md.data import flow as engine
-    from egnn_md.dynamics.structures import read_structure
+    from egnn_md.dynamics.starting_structures import read_structure
     from egnn_md.models.potential import Potential
-    from egnn_md.models.structures import structure_of
 
     try:
         settings = engine.SegmentSettings(
@@ -213,7 +204,7 @@ def _random_graphs(
     if min(counts.values()) < 1:
         raise UserError("--train, --valid and --test must be at least 1")
     _check_output(output, overwrite)
-    from egnn_md.data import random_graphs as engine
+    from egnn_md.paper import random_graphs as engine
 
     with progress_bar("drawing") as progress:
         sides = engine.generate(family, counts, seed, progress)

@@ -54,7 +54,7 @@ def evaluate(
             raise UserError(f"--plot {plot}: a picture's name ends in one of .{', .'.join(sorted(known))}")
     precision = parse_dtype(dtype)
     from egnn_md.checkpoint import load, read_header
-    from egnn_md.training.evaluation import Request, evaluate_file
+    from egnn_md.evaluation.evaluate import Request, evaluate_file
 
     network, header = load(model, device=device, dtype=precision), read_header(model)
     with progress_bar("evaluating") as progress:

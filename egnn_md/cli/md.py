@@ -118,8 +118,8 @@ def _start(
 
     from egnn_md.dynamics import md as run
     from egnn_md.dynamics.settings import MDSettings
+    from egnn_md.dynamics.starting_structures import read_structure, read_topology
     from egnn_md.dynamics.state import refuse_old_run
-    from egnn_md.dynamics.structures import read_structure, read_topology
 
     settings = MDSettings(**{"seed": secrets.randbits(31), **options})
     if not overwrite:
@@ -195,7 +195,7 @@ def _check_same(
         if name != "steps" and value != begun[name]:
             raise UserError(f"the run in {folder} was begun with --{name} {begun[name]}: it cannot go on with {value}")
     if structure is not None and not Path(structure).is_dir():
-        from egnn_md.dynamics.structures import read_structure
+        from egnn_md.dynamics.starting_structures import read_structure
 
         if read_structure(structure).get_atomic_numbers().tolist() != state.arrays["numbers"].tolist():
             raise UserError(f"{structure} does not have the atoms of the run in {folder}")
@@ -210,7 +210,7 @@ def run_to_outcome(
 
 
 def _run(simulation: Simulation, folder: Path, state_interval: float) -> dict[str, Any]:
-    from egnn_md.dynamics.plots import plot_run
+    from egnn_md.dynamics.md_plots import plot_run
 
     settings = simulation.settings
     if simulation.step:

@@ -33,7 +33,7 @@ def models(as_json: Json = False) -> Outcome:
     Example:  egnn-md models
     """
     from egnn_md.checkpoint import read_header, shipped_models
-    from egnn_md.elements import symbols
+    from egnn_md.chemistry.elements import symbols
 
     found = []
     for name, path in shipped_models().items():
@@ -55,7 +55,7 @@ def models(as_json: Json = False) -> Outcome:
 
 def _rows(values: dict[str, Any]) -> list[list[str]]:
     """The header as lines to read: physics first, then whatever else it holds."""
-    from egnn_md.elements import symbols
+    from egnn_md.chemistry.elements import symbols
 
     config = dict(values.get("config", {}))
     elements = config.pop("elements", [])

@@ -17,9 +17,9 @@ from egnn_md.cli.outcome import Outcome, UserError, progress_bar, say, verb
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from egnn_md.chemistry.structures import Structure
     from egnn_md.data.tables import Table
     from egnn_md.models.property import PropertyModel
-    from egnn_md.models.structures import Structure
 
 FAR_AWAY = "far from the training data"
 
@@ -87,7 +87,7 @@ class _Run:
     """One file's way through the model."""
 
     def __init__(self, model: PropertyModel, table: Table, skip_bad: bool) -> None:
-        from egnn_md.targets import unit_of
+        from egnn_md.chemistry.targets import unit_of
 
         self.model, self.table, self.skip_bad = model, table, skip_bad
         self.n_skipped = table.next_index - table.n_rows
@@ -97,7 +97,7 @@ class _Run:
 
     def all(self, items: Iterator[Any]) -> None:
         """Predict and write everything. Raises the problem of a bad structure, after all before it is written."""
-        from egnn_md.models.structures import batches
+        from egnn_md.chemistry.structures import batches
 
         self.indices: list[int] = []
         with progress_bar("predicting") as progress, ThreadPoolExecutor(1) as writer:
@@ -117,7 +117,7 @@ class _Run:
 
     def _sound(self, items: Iterator[Any]) -> Iterator[Structure]:
         """The structures that can be predicted; ends at the first that cannot, unless they are to be skipped."""
-        from egnn_md.data.structures import DataError
+        from egnn_md.data.frames import DataError
 
         while True:
             try:

@@ -46,7 +46,7 @@ def relax(
     Example:  egnn-md relax molecule.xyz -o relaxed.xyz --fmax 0.001
     """
     from egnn_md.dynamics import relax as engine
-    from egnn_md.dynamics.structures import read_structure
+    from egnn_md.dynamics.starting_structures import read_structure
 
     target = output or Path(f"{Path(structure.rsplit('@', 1)[0]).stem}-relaxed.extxyz")
     file_format = _output_format(target, overwrite)
@@ -86,12 +86,12 @@ def _write(atoms: Atoms, path: Path, file_format: str) -> None:
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.io import write
 
-    from egnn_md.dynamics.state import replacing
+    from egnn_md.storage import write_whole
 
     results = {name: atoms.calc.results[name] for name in ("energy", "forces") if name in atoms.calc.results}
     copy = atoms.copy()
     copy.calc = SinglePointCalculator(copy, **results)
-    with replacing(path) as temporary:
+    with write_whole(path) as temporary:
         write(temporary, copy, format=file_format)
 
 

@@ -2,143 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 import typer
 
 from egnn_md.cli.options import Json, Threads, set_threads
 from egnn_md.cli.outcome import Outcome, UserError, say, table, verb
-from egnn_md.targets import unit_of
-
-CONFIGS: Final = Path(__file__).parents[2] / "examples"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One training and what the paper says of it."""
-
-    name: str
-    config: str
-    """In examples/."""
-    paper: Mapping[str, float | None]
-    """Published figures by the name they have in the held-out errors; None: the paper has no such row."""
-    changes: Mapping[str, str] = field(default_factory=dict)
-    """Keys of the configuration that differ, with their TOML values."""
-    of: str = ""
-    """Which of the held-out errors, where there are several (a property)."""
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    """A table: its data, its rows, and by what factor --quick shortens the trainings."""
-
-    make_data: Callable[[Path, bool], None]
-    """Leaves the data files of the configurations in a folder; True: few samples will do."""
-    rows: tuple[Row, ...]
-    quick: int = 20
-
-
-def _nbody_data(folder: Path, quick: bool) -> None:
-    from egnn_md.data import nbody
-
-    counts = {"train": 500, "valid": 200, "test": 200} if quick else {"train": 3000, "valid": 2000, "test": 2000}
-    sides = {side: nbody.generate("charged", count, 5, (43, k)) for k, (side, count) in enumerate(counts.items())}
-    nbody.write(folder / "nbody_charged5.npz", sides)
-
-
-def _graph_data(folder: Path, quick: bool) -> None:
-    from typing import get_args
-
-    from egnn_md.data import random_graphs
-
-    counts = {"train": 1000, "valid": 100, "test": 100} if quick else {"train": 5000, "valid": 500, "test": 500}
-    for family in get_args(random_graphs.Family):
-        random_graphs.write(folder / f"{family}.npz", random_graphs.generate(family, counts, 0))
-
-
-def _qm9_data(folder: Path, quick: bool) -> None:
-    from egnn_md.cli.data import fetch_qm9
-
-    if not (folder / "qm9.npz").exists():
-        fetch_qm9(folder)
-
-
-def _qm9_row(name: str, published: float) -> Row:
-    rate = "1e-3" if name in ("homo", "lumo", "gap") else "5e-4"
-    changes = {"targets": f'["{name}"]', "name": f'"qm9-paper-{name}"', "learning_rate": rate}
-    return Row(f"{name} / {unit_of(name)}", "qm9-paper.toml", {"mae": published}, changes, of=name)
-
-
-def _graph_rows(name: str, config: str, published: Mapping[str, tuple[float, float, float]]) -> tuple[Row, ...]:
-    needs = {"radial-field": {"optimizer": '"adam"', "learning_rate": "2e-3"}}  # under Muon it diverges
-    return tuple(
-        Row(
-            f"{name}, {encoder}",
-            config,
-            dict(zip(("bce", "error_percent", "f1"), values, strict=True)),
-            {"encoder": f'"{encoder}"', **needs.get(encoder, {})},
-        )
-        for encoder, values in published.items()
-    )
-
-
-TABLES: Final[dict[str, PaperTable]] = {
-    "nbody": PaperTable(
-        _nbody_data,
-        (
-            Row("EGNN", "nbody-paper.toml", {"mse": 0.0071}),
-            Row("integrator (ours)", "nbody.toml", {"mse": None}),
-        ),
-    ),
-    "qm9": PaperTable(
-        _qm9_data,
-        tuple(
-            _qm9_row(name, published)
-            for name, published in {
-                "alpha": 0.071,
-                "gap": 48.0,
-                "homo": 29.0,
-                "lumo": 25.0,
-                "mu": 0.029,
-                "cv": 0.031,
-                "g298": 12.0,
-                "h298": 12.0,
-                "r2": 0.106,
-                "u298": 12.0,
-                "u0": 11.0,
-                "zpve": 1.55,
-            }.items()
-        ),
-        quick=2000,
-    ),
-    "autoencoder": PaperTable(
-        _graph_data,
-        _graph_rows(
-            "Community Small",
-            "autoencoder.toml",
-            {
-                "gnn": (6.75, 1.29, 0.980),
-                "noise-gnn": (3.32, 0.44, 0.993),
-                "radial-field": (9.22, 1.19, 0.981),
-                "egnn": (2.14, 0.06, 0.999),
-            },
-        )
-        + _graph_rows(
-            "Erdős-Rényi",
-            "autoencoder-erdos-renyi.toml",
-            {
-                "gnn": (14.15, 4.62, 0.907),
-                "noise-gnn": (4.56, 1.25, 0.975),
-                "radial-field": (6.78, 1.63, 0.968),
-                "egnn": (1.65, 0.11, 0.998),
-            },
-        ),
-    ),
-}
+from egnn_md.paper.reproduce import CONFIGS, TABLES, Row, figures
 
 
 @verb
@@ -151,7 +23,9 @@ def reproduce(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder.", show_default="reproduce-TABLE[-quick]")
     ] = None,
-    configs: Annotated[Path, typer.Option(help="Folder of the configurations, examples/ of the repository.")] = CONFIGS,
+    configs: Annotated[
+        Path | None, typer.Option(help="Folder of the configurations.", show_default="the package's own")
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> Outcome:
@@ -169,9 +43,10 @@ def reproduce(
     rows = [row for row in chosen.rows if only.lower() in row.name.lower()]
     if not rows:
         raise UserError(f"no row has {only!r} in its name: {'; '.join(row.name for row in chosen.rows)}")
+    configs = configs or CONFIGS
     missing = [row.config for row in rows if not (configs / row.config).is_file()]
     if missing:
-        raise UserError(f"no {missing[0]} in {configs}: --configs takes the folder examples/ of the repository")
+        raise UserError(f"no {missing[0]} in {configs}: leave --configs out, or name a folder that has it")
     set_threads(threads)
     from egnn_md.cli.train import _training_loop
 
@@ -185,44 +60,10 @@ def reproduce(
         made.write_text(way)
     elif made.read_text() != way:
         raise UserError(f"{folder} holds a {made.read_text()} run, this is a {way} one: choose another folder with -o")
-    found = {row.name: _figures(loop, row, configs, folder, chosen.quick if quick else 1) for row in rows}
+    shorter = chosen.quick if quick else 1
+    found = {row.name: figures(loop, row, configs, folder, shorter, say) for row in rows}
     values = {row.name: {"ours": found[row.name], "paper": dict(row.paper)} for row in rows}
     return Outcome({"table": name, "quick": quick, "rows": values}, lambda: _show(name, rows, found), as_json)
-
-
-def _figures(loop: Any, row: Row, configs: Path, folder: Path, shorter: int) -> dict[str, float]:
-    """Train one row, unless it is done; its errors on the test side."""
-    from egnn_md.checkpoint import read_header
-
-    run = folder / re.sub(r"[^\w]+", "-", row.name.lower()).strip("-")
-    model = run / "model.safetensors"
-    if not model.exists():
-        say(f"training {row.name}")
-        if (run / "config.toml").exists():
-            loop.resume(run)
-        else:
-            config = folder / f"{run.name}.toml"
-            config.write_text(_changed((configs / row.config).read_text(), row.changes, shorter))
-            loop.train(config, folder, run)
-    held_out = read_header(model)["held_out"]["test"]
-    errors = held_out[row.of] if row.of else held_out
-    return {key: errors[key] for key in row.paper}
-
-
-def _changed(text: str, changes: Mapping[str, str], shorter: int) -> str:
-    """A configuration with other values of keys that it has, and with fewer steps."""
-
-    def shortened(match: re.Match[str]) -> str:
-        return f"{match[1]}{max(1, int(match[2]) // shorter)}"
-
-    for key, value in changes.items():
-        text, n = re.subn(rf"^({key} = ).*$", rf"\g<1>{value}", text, flags=re.MULTILINE)
-        assert n == 1, f"{n} keys {key} in the configuration"
-    if shorter > 1:  # to compile would take longer than to train
-        text = re.sub(r"^compile = true$", "compile = false", text, flags=re.MULTILINE)
-    return re.sub(
-        r"^((?:max_steps|validate_every|warmup_steps|checkpoint_every) = )(\d+)$", shortened, text, flags=re.MULTILINE
-    )
 
 
 def _show(name: str, rows: list[Row], found: Mapping[str, Mapping[str, float]]) -> None:

@@ -159,7 +159,7 @@ def particles(name: str, model: nn.Module, start: str, output: Path, given: dict
     """Rollout of particles."""
     from egnn_md.checkpoint import read_header
     from egnn_md.data import nbody
-    from egnn_md.dynamics import particles as engine
+    from egnn_md.dynamics import particle_rollouts as engine
 
     options: dict[str, Any] = {"frames": 48, "start_frame": 0, "side": "rollout", "systems": None, "substeps": None}
     options |= {key: value for key, value in given.items() if value is not None}

@@ -60,11 +60,11 @@ def _start(
 ) -> Simulation:
     import secrets
 
-    from egnn_md.dynamics import rollout
-    from egnn_md.dynamics.flow import SHORTEST_STRIDE
+    from egnn_md.dynamics import flow_rollouts as rollout
+    from egnn_md.dynamics.flow_strides import SHORTEST_STRIDE
     from egnn_md.dynamics.settings import MDSettings
+    from egnn_md.dynamics.starting_structures import read_structure
     from egnn_md.dynamics.state import refuse_old_run
-    from egnn_md.dynamics.structures import read_structure
 
     if asked.stride is not None and not asked.stride >= SHORTEST_STRIDE:
         raise UserError(f"--stride must be at least {SHORTEST_STRIDE} fs, not {asked.stride}")
@@ -83,7 +83,7 @@ def _start(
 
 
 def _resume(name: str, model: FlowMap, folder: Path, asked: Asked, compile: bool) -> Simulation:
-    from egnn_md.dynamics import rollout
+    from egnn_md.dynamics import flow_rollouts as rollout
     from egnn_md.dynamics.state import RestartState
 
     state = RestartState.load(folder / "state.npz")

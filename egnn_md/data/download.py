@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from egnn_md.data.qm9 import N_UNCHARACTERIZED, read_uncharacterized
-from egnn_md.data.structures import DataError
+from egnn_md.data.frames import DataError
+from egnn_md.data.qm9 import N_UNCHARACTERIZED, read_qm9, read_uncharacterized, write_qm9
 
 FIGSHARE: Final = "https://api.figshare.com/v2/articles/1057646/files"
 """Says where the archive is, its size and its MD5."""
@@ -51,6 +51,16 @@ def download_qm9(folder: Path, progress: Progress = lambda name, done, total: No
     if found != N_UNCHARACTERIZED:
         raise DataError(f"{listing} lists {found} molecules, not {N_UNCHARACTERIZED}: delete it and try again")
     return fetch(_archive(folder, api), folder, progress)
+
+
+def fetch_qm9(folder: Path, progress: Progress = lambda name, done, total: None) -> int:
+    """Leave qm9.npz in `folder`, from the archive there or from the network; returns the number of molecules.
+
+    Raises DataError as `download_qm9` and `read_qm9`.
+    """
+    molecules = read_qm9(download_qm9(folder, progress))
+    write_qm9(molecules, folder / "qm9.npz")
+    return len(molecules)
 
 
 def _archive(folder: Path, api: str) -> Source:

@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egnn_md.data.files import write_npz
-from egnn_md.data.structures import DataError, ragged_rows
+from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
+from egnn_md.data.frames import DataError, ragged_rows
 from egnn_md.models.potential import Potential
 from egnn_md.neighbors import molecules_graph
-from egnn_md.units import BOLTZMANN, FS_PER_TIME_UNIT
+from egnn_md.storage import write_npz
 
 DEUTERIUM: Final = 2.01410177812
 """amu."""

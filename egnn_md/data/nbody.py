@@ -22,8 +22,8 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from egnn_md.data.files import write_npz
-from egnn_md.data.structures import DataError
+from egnn_md.data.frames import DataError
+from egnn_md.storage import write_npz
 
 FloatArray = NDArray[np.floating[Any]]
 Law = Literal["charged", "springs"]

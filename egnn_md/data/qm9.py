@@ -20,10 +20,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from egnn_md.chemistry.elements import NUMBER_OF
+from egnn_md.chemistry.targets import BY_NAME, NAMES, TARGETS
+from egnn_md.data.frames import Array, DataError, check_arrays, ragged_rows, read_npz
 from egnn_md.data.sdf import next_record, parse_molecule
-from egnn_md.data.structures import Array, DataError, check_arrays, ragged_rows, read_npz
-from egnn_md.elements import NUMBER_OF
-from egnn_md.targets import BY_NAME, NAMES, TARGETS
 
 N_MOLECULES: Final = 133_885
 N_UNCHARACTERIZED: Final = 3_054
@@ -47,7 +47,7 @@ class Molecules:
     positions: Array
     """(total, 3) Å."""
     targets: NDArray[np.float64]
-    """(n_molecules, 12) in the order of `egnn_md.targets.NAMES` and QM9's own units; NaN where unknown."""
+    """(n_molecules, 12) in the order of `egnn_md.chemistry.targets.NAMES` and QM9's own units; NaN where unknown."""
     split: NDArray[np.int8]
     """(n_molecules,): position in `SIDES`, or NO_SIDE."""
     sources: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ class Molecules:
     def labels(self) -> NDArray[np.float64]:
         """(n_molecules, 12) in the units reported: energies in meV, the thermochemical ones relative to free atoms.
 
-        See `egnn_md.targets`. NaN where unknown, and for relative energies of elements without a reference.
+        See `egnn_md.chemistry.targets`. NaN where unknown, and for relative energies of elements without a reference.
         """
         labels = self.targets * [target.factor for target in TARGETS]
         elements = np.unique(self.atomic_numbers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, TextIO
 
-from egnn_md.elements import NUMBER_OF
+from egnn_md.chemistry.elements import NUMBER_OF
 
 
 class SdfMolecule(NamedTuple):

@@ -13,9 +13,9 @@ from typing import Any, Final, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from egnn_md.data.structures import DataError
-from egnn_md.elements import NUMBER_OF
-from egnn_md.models.structures import CHARGED, PERIODIC, RADICAL, Structure, structure_of
+from egnn_md.chemistry.elements import NUMBER_OF
+from egnn_md.chemistry.structures import CHARGED, PERIODIC, RADICAL, Structure, structure_of
+from egnn_md.data.frames import DataError
 
 _NUMBER_OF: Final = NUMBER_OF | {str(z): z for z in NUMBER_OF.values()}
 _PLAIN_COLUMNS: Final = "properties=species:s:1:pos:r:3"

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from egnn_md.data.structures import DataError
-from egnn_md.elements import SYMBOLS
-from egnn_md.models.structures import Structure
+from egnn_md.chemistry.elements import SYMBOLS
+from egnn_md.chemistry.structures import Structure
+from egnn_md.data.frames import DataError
 
 Row = Mapping[str, Any]
 """Values by column: numbers or text; "index" is the structure's place in its file."""

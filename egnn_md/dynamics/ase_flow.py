@@ -19,11 +19,11 @@ from ase.md.md import MolecularDynamics
 from numpy.typing import NDArray
 
 from egnn_md.checkpoint import load
-from egnn_md.dynamics.flow import Strider, Thermostat
+from egnn_md.chemistry.structures import structure_of
+from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
+from egnn_md.dynamics.flow_strides import Strider, Thermostat
 from egnn_md.dynamics.settings import SettingsError
 from egnn_md.models.flow import FlowMap
-from egnn_md.models.structures import structure_of
-from egnn_md.units import BOLTZMANN, FS_PER_TIME_UNIT
 
 FloatArray = NDArray[np.float64]
 

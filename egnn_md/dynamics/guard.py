@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from egnn_md.units import BOLTZMANN
+from egnn_md.chemistry.units import BOLTZMANN
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from egnn_md.chemistry.units import BOLTZMANN, EV_PER_A3_PER_BAR, FS_PER_TIME_UNIT
 from egnn_md.dynamics.settings import MDSettings, SettingsError
 from egnn_md.dynamics.state import atom_arrays
-from egnn_md.units import BOLTZMANN, EV_PER_A3_PER_BAR, FS_PER_TIME_UNIT
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -26,8 +26,8 @@ from egnn_md.dynamics.integrators import check_ensemble, degrees_of_freedom, mak
 from egnn_md.dynamics.openmm_engine import orient
 from egnn_md.dynamics.settings import MDSettings, SettingsError
 from egnn_md.dynamics.simulation import Integrate, Simulation
+from egnn_md.dynamics.starting_structures import StructureError
 from egnn_md.dynamics.state import RestartState, RunError, atom_arrays, build_atoms, prepare_folder
-from egnn_md.dynamics.structures import StructureError
 from egnn_md.dynamics.trajectory import Trajectory
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from egnn_md.chemistry.units import EV_PER_A3_PER_BAR
 from egnn_md.dynamics.guard import temperature
 from egnn_md.dynamics.trajectory import Frame
-from egnn_md.units import EV_PER_A3_PER_BAR
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from egnn_md.chemistry.units import ANGSTROM_PER_NM, FS_PER_TIME_UNIT, KJ_PER_MOL_PER_EV
 from egnn_md.dynamics.settings import MDSettings
 from egnn_md.dynamics.state import atom_arrays
-from egnn_md.units import ANGSTROM_PER_NM, FS_PER_TIME_UNIT, KJ_PER_MOL_PER_EV
 
 if TYPE_CHECKING:
     from ase import Atoms

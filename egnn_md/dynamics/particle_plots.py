@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from egnn_md.data.nbody import FRAME_TIME
-from egnn_md.dynamics.state import replacing
+from egnn_md.data.nbody import FRAME_TIME, Trajectories
+from egnn_md.storage import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from egnn_md.dynamics.particles import Rollout
 
 FloatArray = NDArray[np.floating[Any]]
 TAIL = 8
@@ -53,13 +51,13 @@ def plot_conserved(frames: NDArray[np.int64], conserved: dict[str, FloatArray], 
     _save(figure, picture)
 
 
-def animate(rollout: Rollout, picture: Path, system: int = 0) -> None:
+def animate(predicted: Trajectories, true: Trajectories, picture: Path, system: int = 0) -> None:
     """One system as a GIF, its first two dimensions: predictions as discs with tails, the truth as rings."""
     from matplotlib.animation import FuncAnimation, PillowWriter
 
-    x, truth = rollout.predicted.positions[system], rollout.true.positions[system]
-    at = rollout.true.frames - rollout.predicted.frames[0]
-    charges = rollout.predicted.charges
+    x, truth = predicted.positions[system], true.positions[system]
+    at = true.frames - predicted.frames[0]
+    charges = predicted.charges
     colours = ["C0"] * x.shape[1] if charges is None else ["C3" if q > 0 else "C0" for q in charges[system]]
     plane = np.concatenate([x, np.zeros((*x.shape[:2], 1), x.dtype)], -1)[..., :2]
     seen = np.concatenate([truth, np.zeros((*truth.shape[:2], 1), truth.dtype)], -1)[..., :2]
@@ -83,7 +81,7 @@ def animate(rollout: Rollout, picture: Path, system: int = 0) -> None:
         rings.set_offsets(seen[known[0]] if len(known) else np.empty((0, 2)))
         axes.set_title(f"time {FRAME_TIME * frame:.1f}")
 
-    with replacing(picture) as temporary:
+    with write_whole(picture) as temporary:
         FuncAnimation(figure, draw, frames=len(plane)).save(temporary, writer=PillowWriter(fps=10))
 
 
@@ -97,5 +95,5 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, picture: Path) -> None:
-    with replacing(picture) as temporary:
+    with write_whole(picture) as temporary:
         figure.savefig(temporary, dpi=130)

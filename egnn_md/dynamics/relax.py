@@ -10,7 +10,7 @@ import numpy as np
 
 from egnn_md.dynamics.guard import refusals
 from egnn_md.dynamics.settings import SettingsError
-from egnn_md.dynamics.structures import StructureError
+from egnn_md.dynamics.starting_structures import StructureError
 
 if TYPE_CHECKING:
     from ase import Atoms

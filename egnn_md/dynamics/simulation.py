@@ -17,9 +17,10 @@ from egnn_md.dynamics.guard import BlowUp, Guard, refusals
 from egnn_md.dynamics.integrators import integrator_memory, make_integrator, restore_memory
 from egnn_md.dynamics.observers import Log, extrapolation, frame, observe
 from egnn_md.dynamics.settings import MDSettings
-from egnn_md.dynamics.state import FileMark, RestartState, atom_arrays, replacing
+from egnn_md.dynamics.state import FileMark, RestartState, atom_arrays
 from egnn_md.dynamics.summary import summarize
 from egnn_md.dynamics.trajectory import Frame, Trajectory
+from egnn_md.storage import write_whole
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -201,5 +202,5 @@ class Simulation:
         """The last good structure, as input for a next run: positions, velocities, cell."""
         from ase.io import write
 
-        with replacing(self.folder / "last.extxyz") as temporary:
+        with write_whole(self.folder / "last.extxyz") as temporary:
             write(temporary, self.atoms.copy(), format="extxyz")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egnn_md.dynamics.settings import MDSettings
+from egnn_md.storage import write_whole
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -102,7 +103,7 @@ class RestartState:
             "progress": self.progress,
             "marks": {name: [mark.size, mark.head.hex()] for name, mark in self.marks.items()},
         }
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with write_whole(path) as temporary, temporary.open("wb") as file:
             contents: dict[str, Any] = {"details": np.array(json.dumps(details)), **self.arrays}
             np.savez(file, **contents)
             file.flush()
@@ -161,28 +162,6 @@ def build_atoms(arrays: dict[str, NDArray[Any]], info: dict[str, Any]) -> Atoms:
     if arrays["fixed"].any():
         atoms.set_constraint(FixAtoms(mask=arrays["fixed"]))
     return atoms
-
-
-class replacing:  # noqa: N801
-    """`with replacing(path) as temporary:` write the temporary file; it takes the place of `path` at the end."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.temporary = path, path.with_name(f".partial.{path.name}")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def refuse_old_run(folder: Path) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egnn_md import __version__
+from egnn_md.chemistry.elements import symbol
 from egnn_md.dynamics.observers import read_log
-from egnn_md.dynamics.state import RestartState, write_json
-from egnn_md.elements import symbol
+from egnn_md.dynamics.state import RestartState
+from egnn_md.storage import write_json
 
 
 def summarize(

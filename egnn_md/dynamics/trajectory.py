@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from egnn_md.chemistry.units import ANGSTROM_PER_NM
 from egnn_md.dynamics.settings import SettingsError
-from egnn_md.dynamics.state import replacing
-from egnn_md.units import ANGSTROM_PER_NM
+from egnn_md.storage import write_whole
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -72,7 +72,7 @@ class Trajectory:
         """Bring the file into its final form when a run stops; `complete`: no more is to come."""
         if self.kind != "h5" or not self.growing.exists():
             return
-        with replacing(self.path) as temporary:
+        with write_whole(self.path) as temporary:
             _write_h5(temporary, self.growing, atoms, interval_fs, self._known_topology(atoms))
         if complete:
             self.growing.unlink()
@@ -87,7 +87,7 @@ class Trajectory:
     def reopen(self) -> None:
         """Make ready for more frames after `finish`."""
         if self.kind == "h5" and self.path.exists() and not self.growing.exists():
-            with replacing(self.growing) as temporary:
+            with write_whole(self.growing) as temporary:
                 _read_h5(self.path, temporary)
 
 

@@ -31,13 +31,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from egnn_md.elements import MAX_ATOMIC_NUMBER, symbols
-from egnn_md.models.molecules import bond_pattern
+from egnn_md.chemistry.elements import MAX_ATOMIC_NUMBER, symbols
+from egnn_md.chemistry.molecules import bond_pattern
+from egnn_md.chemistry.units import FS_PER_TIME_UNIT
 from egnn_md.models.potential import LARGEST, UnsupportedElement
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.radial import BesselBasis, cutoff_value, distance
 from egnn_md.nn.vector_egcl import NORM_FLOOR, VectorEGCL
-from egnn_md.units import FS_PER_TIME_UNIT
 
 FORCE_SCALE: Final = 10.0
 """eV/Å: what f_ij is in units of, so that the last layer's weights are of order one."""
@@ -69,7 +69,7 @@ class FlowConfig:
     n_vectors: int = 16
     n_radial: int = 16
     molecules: tuple[str, ...] = ()
-    """What it was trained to move, as `egnn_md.models.molecules.bond_pattern` names it; empty: not known."""
+    """What it was trained to move, as `egnn_md.chemistry.molecules.bond_pattern` names it; empty: not known."""
 
     def __post_init__(self) -> None:
         if list(self.elements) != sorted(set(self.elements)) or not all(type(z) is int for z in self.elements):

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from egnn_md.elements import MAX_ATOMIC_NUMBER, symbols
+from egnn_md.chemistry.elements import MAX_ATOMIC_NUMBER, UnsupportedElement, symbols
 from egnn_md.graph import Graph, Prediction
 from egnn_md.nn.compilation import compile_function
 from egnn_md.nn.egnn import EGNN
@@ -33,10 +33,6 @@ _Terms = tuple[Tensor, Tensor, Tensor]
 Network = Literal["vectors", "invariant", "coordinates"]
 LARGEST = {"hidden_dim": 4096, "message_dim": 4096, "n_vectors": 4096, "n_radial": 4096, "n_layers": 100}
 """Limits of each size: a damaged or hostile configuration fails before anything is allocated."""
-
-
-class UnsupportedElement(ValueError):
-    """The structure has an element that the model was not made for."""
 
 
 @dataclass(frozen=True)

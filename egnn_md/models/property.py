@@ -1,7 +1,7 @@
 """Properties of isolated molecules: `Graph` -> QM9's twelve, with an uncertainty.
 
 A network's outputs y become properties as offset + Σ_i reference(Z_i) + scale · y, in float64 and in the units of
-`egnn_md.targets`. Ours gives ten readouts, and the properties keep the relations that hold between them:
+`egnn_md.chemistry.targets`. Ours gives ten readouts, and the properties keep the relations that hold between them:
 
     gap = LUMO - HOMO,  U298 = U0 + ΔU,  H298 = U298 + RT,  G298 = H298 - TS,  R² = Σ_i Z_i ρ_i² + learned
 
@@ -19,17 +19,17 @@ from typing import Any, Final, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from egnn_md.elements import MAX_ATOMIC_NUMBER, symbols
+from egnn_md.chemistry.elements import MAX_ATOMIC_NUMBER, symbols
+from egnn_md.chemistry.structures import Structure, batches, structures_of
+from egnn_md.chemistry.targets import BY_NAME, NAMES, RT, unit_of
+from egnn_md.chemistry.units import ANGSTROM_PER_BOHR
 from egnn_md.graph import Graph
 from egnn_md.models.potential import UnsupportedElement
 from egnn_md.models.property_networks import READOUTS, MoleculeBatch, NetworkOutput, PaperNetwork, VectorNetwork
-from egnn_md.models.structures import Structure, batches, structures_of
 from egnn_md.neighbors import molecules_graph
 from egnn_md.nn.bond_lengths import BondLengths
 from egnn_md.nn.familiarity import Familiarity
 from egnn_md.nn.ops import segment_sum
-from egnn_md.targets import BY_NAME, NAMES, RT, unit_of
-from egnn_md.units import ANGSTROM_PER_BOHR
 
 Network = Literal["vectors", "paper"]
 LARGEST: Final = {"hidden_dim": 4096, "message_dim": 4096, "n_vectors": 4096, "n_radial": 4096, "n_layers": 100}
@@ -106,7 +106,7 @@ class PropertyPrediction:
     """What a property model says of the molecules of a `Graph`."""
 
     values: Tensor
-    """(n_molecules, n_targets) float64, in the units of `egnn_md.targets`."""
+    """(n_molecules, n_targets) float64, in the units of `egnn_md.chemistry.targets`."""
     uncertainty: Tensor
     """(n_molecules, n_targets) expected absolute error, same units; NaN where the model gives none."""
     extrapolation: Tensor
@@ -225,7 +225,7 @@ class PropertyModel(nn.Module):
     def predict(self, structures: Any, *, uncertainty: bool = False) -> dict[str, Any]:
         """Properties of one `ase.Atoms`, as floats, or of a sequence of them, as arrays, by name.
 
-        Units: `egnn_md.targets.BY_NAME[name].unit`. `uncertainty` adds the expected absolute error of each as
+        Units: `egnn_md.chemistry.targets.BY_NAME[name].unit`. `uncertainty` adds the expected absolute error of each as
         "alpha_uncertainty" …, and "extrapolation", the largest of the molecule's atoms: above `FAR` the geometry is
         unlike the training data. Raises ValueError for structures that are empty, charged, periodic, have positions
         that are not finite or atoms on top of each other, and UnsupportedElement, naming the place in the sequence.

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from egnn_md.elements import BOUND, COVALENT_RADII
+from egnn_md.chemistry.elements import BOUND, COVALENT_RADII
 from egnn_md.nn.ops import segment_sum
 
 MOST_NEIGHBORS: Final = 6

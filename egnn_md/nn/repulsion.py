@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from egnn_md.elements import COVALENT_RADII
+from egnn_md.chemistry.elements import COVALENT_RADII
+from egnn_md.chemistry.units import COULOMB
 from egnn_md.nn.radial import cutoff_envelope, soft_core
-from egnn_md.units import COULOMB
 
 _SCREENING_WEIGHTS = (0.18175, 0.50986, 0.28022, 0.02817)
 _SCREENING_RATES = (3.19980, 0.94229, 0.40290, 0.20162)

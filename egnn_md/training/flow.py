@@ -25,15 +25,15 @@ from pydantic import Field
 from torch import Tensor
 
 from egnn_md.checkpoint import load
+from egnn_md.chemistry.molecules import bond_pattern
+from egnn_md.chemistry.units import FS_PER_TIME_UNIT
 from egnn_md.data.flow import Segments, read_segments
-from egnn_md.data.structures import DataError
+from egnn_md.data.frames import DataError
 from egnn_md.models.flow import FlowConfig, FlowMap
-from egnn_md.models.molecules import bond_pattern
 from egnn_md.nn.ops import segment_sum
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
-from egnn_md.training.flow_batches import FlowBatch, FlowBatches, SampleOf
+from egnn_md.training.flow_segments import FlowBatch, FlowBatches, SampleOf
 from egnn_md.training.task import LearningCurve
-from egnn_md.units import FS_PER_TIME_UNIT
 
 POSITION_RATE = 0.3 * FS_PER_TIME_UNIT
 """A position error counts as much as that of a momentum in a vibration of 0.3 rad/fs, 1600 cm⁻¹."""

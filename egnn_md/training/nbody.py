@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from egnn_md.checkpoint import load
 from egnn_md.data import nbody
-from egnn_md.data.structures import DataError
+from egnn_md.data.frames import DataError
+from egnn_md.evaluation.nbody import NBodyMetrics, particles_at, plot_errors, squared_errors
 from egnn_md.models.propagator import (
     IntegratorConfig,
     IntegratorPropagator,
@@ -22,7 +23,6 @@ from egnn_md.models.propagator import (
     VelocityEGNNConfig,
 )
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
-from egnn_md.training.nbody_metrics import NBodyMetrics, particles_at, plot_errors, squared_errors
 from egnn_md.training.task import LearningCurve
 
 

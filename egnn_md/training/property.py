@@ -14,16 +14,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from egnn_md.checkpoint import load
+from egnn_md.chemistry.targets import BY_NAME, NAMES
+from egnn_md.chemistry.units import ANGSTROM_PER_BOHR
+from egnn_md.data.frames import DataError, ragged_rows
 from egnn_md.data.qm9 import Molecules, concatenate, read_qm9
-from egnn_md.data.structures import DataError, ragged_rows
-from egnn_md.graph import Graph
-from egnn_md.models.property import MASSES, PropertyConfig, PropertyModel
-from egnn_md.models.property_networks import READOUTS, MoleculeBatch
-from egnn_md.neighbors import molecules_graph
-from egnn_md.nn.compilation import CompiledModule
-from egnn_md.targets import BY_NAME, NAMES
-from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
-from egnn_md.training.property_metrics import (
+from egnn_md.evaluation.property import (
     calibrate,
     check_molecules,
     compare,
@@ -32,8 +27,13 @@ from egnn_md.training.property_metrics import (
     plot_calibration,
     plot_parity,
 )
+from egnn_md.graph import Graph
+from egnn_md.models.property import MASSES, PropertyConfig, PropertyModel
+from egnn_md.models.property_networks import READOUTS, MoleculeBatch
+from egnn_md.neighbors import molecules_graph
+from egnn_md.nn.compilation import CompiledModule
+from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
 from egnn_md.training.task import LearningCurve
-from egnn_md.units import ANGSTROM_PER_BOHR
 
 SMALLEST_ERROR = 1e-4
 """In scales of a target: the relative loss does not chase errors below it."""
@@ -96,7 +96,7 @@ class PropertyBatch:
     n_atoms: Tensor
     """(n_molecules,)."""
     labels: Tensor
-    """(n_molecules, n_targets) float64, in the units of `egnn_md.targets`; NaN where unknown."""
+    """(n_molecules, n_targets) float64, in the units of `egnn_md.chemistry.targets`; NaN where unknown."""
     share: Tensor
     """(1,): 1/molecules of the whole step."""
 

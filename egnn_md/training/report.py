@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from egnn_md.checkpoint import load, read_header, save
+from egnn_md.evaluation.figures import figure
 
 if TYPE_CHECKING:
     from egnn_md.training.task import LearningCurve, Task
@@ -51,13 +52,3 @@ def plot_learning_curve(curve: LearningCurve, log: Path, picture: Path) -> None:
     axes.set(xlabel="step", ylabel=curve.unit, yscale="log")
     axes.legend()
     picture_figure.savefig(picture, dpi=150)
-
-
-def figure(width: float) -> tuple[Any, Any]:
-    """A matplotlib figure and its axes, `width` inches wide, that needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    made = Figure(figsize=(width, 5.0), layout="constrained")
-    FigureCanvasAgg(made)
-    return made, made.subplots()

@@ -18,6 +18,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from egnn_md.storage import write_whole
+
 
 class TrainingDiverged(ValueError):
     """The loss is no number any more."""
@@ -101,12 +103,10 @@ class CsvLog(Callback):
                 kept = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
         if kept:
             self._seconds = float(kept[-1]["time_s"])
-        temporary = self.path.with_suffix(".partial")
-        with temporary.open("w", newline="") as file:
+        with write_whole(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(kept)
-        os.replace(temporary, self.path)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if trainer.global_step % self.every == 0:

@@ -1,29 +1,19 @@
 """What the training of one kind of model does its own way. All else (`loop.py`) is the same for every task.
 
-A new task is a module with a class like this `Task` and a line in `TASKS`; for `egnn-md evaluate` it adds an
-evaluation (`evaluation.py`).
+A new task is a module with a class like this `Task` and a line in `TASKS` (`tasks.py`); for `egnn-md evaluate` it adds
+an evaluation (`evaluation/evaluate.py`).
 """
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, cast
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from egnn_md.training.batches import Batches
 from egnn_md.training.config import RunConfig
-
-TASKS: Final[dict[str, tuple[str, str]]] = {
-    # task of the configuration: (module, class)
-    "potential": ("egnn_md.training.potential", "PotentialTask"),
-    "nbody": ("egnn_md.training.nbody", "NBodyTask"),
-    "property": ("egnn_md.training.property", "PropertyTask"),
-    "flow": ("egnn_md.training.flow", "FlowTask"),
-    "autoencoder": ("egnn_md.training.autoencoder", "AutoencoderTask"),
-}
+from egnn_md.training.sampling import Batches
 
 
 @dataclass(frozen=True)
@@ -77,9 +67,3 @@ class Task(Protocol):
     def finish(self, model: Any, folder: Path) -> dict[str, Any]:
         """Complete the best model in place, draw the task's pictures; returns the errors on held-out data by side."""
         ...
-
-
-def task_class(name: str) -> type[Task]:
-    """The class behind a task's name in `TASKS`."""
-    module, class_name = TASKS[name]
-    return cast(type[Task], getattr(importlib.import_module(module), class_name))

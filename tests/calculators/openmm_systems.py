@@ -14,7 +14,7 @@ from ase.build import molecule
 from openmm import app
 from openmm.unit import nanometer
 
-from egnn_md.units import KJ_PER_MOL_PER_EV
+from egnn_md.chemistry.units import KJ_PER_MOL_PER_EV
 
 PLATFORMS = [openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())]
 DIPEPTIDE = Path(__file__).parents[2] / "examples" / "alanine_dipeptide.pdb"

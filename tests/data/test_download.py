@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from egnn_md.data.download import Source, fetch
-from egnn_md.data.structures import DataError
+from egnn_md.data.frames import DataError
 
 CONTENT = bytes(range(256)) * 4000
 MD5 = hashlib.md5(CONTENT).hexdigest()

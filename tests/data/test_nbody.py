@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from egnn_md.data import nbody
-from egnn_md.data.structures import DataError
+from egnn_md.data.frames import DataError
 
 
 def literal_run(positions: np.ndarray, velocities: np.ndarray, couplings: np.ndarray, n_steps: int) -> np.ndarray:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from egnn_md.chemistry.targets import NAMES
+from egnn_md.data.frames import DataError
 from egnn_md.data.qm9 import (
     N_MOLECULES,
     N_UNCHARACTERIZED,
@@ -19,8 +21,6 @@ from egnn_md.data.qm9 import (
     read_uncharacterized,
     write_qm9,
 )
-from egnn_md.data.structures import DataError
-from egnn_md.targets import NAMES
 
 METHANE = """5
 gdb 1\t157.7118\t157.70997\t157.70699\t0.\t13.21\t-0.3877\t0.1171\t0.5048\t35.3641\t0.044749\t-40.47893\t-40.476062\t-40.475117\t-40.498597\t6.469\t

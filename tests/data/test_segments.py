@@ -12,10 +12,10 @@ import torch
 from ase.build import molecule
 
 from egnn_md.checkpoint import load
+from egnn_md.chemistry.units import FS_PER_TIME_UNIT
 from egnn_md.data.flow import DEUTERIUM, Segments, SegmentSettings, make_segments, read_segments
-from egnn_md.data.structures import DataError
+from egnn_md.data.frames import DataError
 from egnn_md.models.potential import Potential
-from egnn_md.units import FS_PER_TIME_UNIT
 
 SETTINGS = SegmentSettings(
     copies=4, segments=2, length=2.0, equilibration=3.0, between=2.0, coldest=100.0, hottest=200.0, deuterium=0.7

@@ -12,10 +12,10 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 
+from egnn_md.chemistry.structures import Structure
+from egnn_md.data.frames import DataError
 from egnn_md.data.stream import stream
-from egnn_md.data.structures import DataError
 from egnn_md.data.tables import Table, TableError
-from egnn_md.models.structures import Structure
 
 NAMES = ("CH3CH2OH", "CH4", "H2O", "C6H6", "NH3")
 

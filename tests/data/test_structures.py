@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from graphs import crystal, make_graph, molecule
 
-from egnn_md.data.structures import (
+from egnn_md.data.frames import (
     DataError,
     EdgeTable,
     Frames,
@@ -24,7 +24,7 @@ from egnn_md.data.structures import (
     read_frames,
 )
 from egnn_md.graph import Graph
-from egnn_md.training.batches import FrameBatches, StepBatch, StepSampler
+from egnn_md.training.sampling import FrameBatches, StepBatch, StepSampler
 
 CUTOFF = 4.0
 

@@ -14,12 +14,12 @@ from ase.constraints import FixAtoms, FixBondLength
 from ase.io import read
 from model_systems import Springs, Wells, grid
 
+from egnn_md.chemistry.units import BOLTZMANN, EV_PER_A3_PER_BAR, FS_PER_TIME_UNIT
 from egnn_md.dynamics import md
 from egnn_md.dynamics.integrators import degrees_of_freedom, set_velocities
 from egnn_md.dynamics.observers import read_log
 from egnn_md.dynamics.settings import ENGINES, MDSettings, SettingsError
-from egnn_md.dynamics.structures import StructureError
-from egnn_md.units import BOLTZMANN, EV_PER_A3_PER_BAR, FS_PER_TIME_UNIT
+from egnn_md.dynamics.starting_structures import StructureError
 
 
 def run(atoms: Atoms, folder: Path, **settings: Any) -> dict[str, Any]:

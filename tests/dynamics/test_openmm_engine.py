@@ -12,12 +12,12 @@ from ase.build import bulk, molecule
 from ase.io import read
 from model_systems import Springs, Wells, grid
 
+from egnn_md.chemistry.units import BOLTZMANN, EV_PER_A3_PER_BAR
 from egnn_md.dynamics import md
 from egnn_md.dynamics.observers import read_log
 from egnn_md.dynamics.openmm_engine import OpenMMIntegrator, orient
 from egnn_md.dynamics.settings import MDSettings
 from egnn_md.dynamics.state import RestartState
-from egnn_md.units import BOLTZMANN, EV_PER_A3_PER_BAR
 
 
 def run(atoms: Atoms, folder: Path, **settings: Any) -> dict[str, Any]:

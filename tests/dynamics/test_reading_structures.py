@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.io import write
 
-from egnn_md.dynamics.structures import StructureError, check_structure, read_structure, read_topology
+from egnn_md.dynamics.starting_structures import StructureError, check_structure, read_structure, read_topology
 
 
 def test_names_and_files(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from model_systems import Springs, Wells, grid
 
 from egnn_md.dynamics.relax import relax
 from egnn_md.dynamics.settings import SettingsError
-from egnn_md.dynamics.structures import StructureError
+from egnn_md.dynamics.starting_structures import StructureError
 
 
 @pytest.mark.parametrize("optimizer", ["auto", "bfgs", "lbfgs", "fire"])

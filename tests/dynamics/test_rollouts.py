@@ -15,15 +15,16 @@ from ase.units import fs
 from flow_maps import moving, random_flow
 from model_systems import Springs
 
-from egnn_md.dynamics import FlowDynamics, rollout
+from egnn_md.chemistry.molecules import bond_pattern
+from egnn_md.chemistry.units import BOLTZMANN
+from egnn_md.dynamics import FlowDynamics
+from egnn_md.dynamics import flow_rollouts as rollout
 from egnn_md.dynamics.ase_flow import FlowEnergy
-from egnn_md.dynamics.flow import Strider
+from egnn_md.dynamics.flow_strides import Strider
 from egnn_md.dynamics.settings import MDSettings, SettingsError
 from egnn_md.dynamics.state import RestartState
 from egnn_md.models.flow import UnknownMolecule
-from egnn_md.models.molecules import bond_pattern
 from egnn_md.models.potential import UnsupportedElement
-from egnn_md.units import BOLTZMANN
 
 
 def test_a_stride_is_its_substeps() -> None:

@@ -14,12 +14,12 @@ from ase import Atoms
 from ase.build import molecule
 
 from egnn_md.checkpoint import load, save
-from egnn_md.models.authors import ConversionError, from_authors
+from egnn_md.chemistry.targets import NAMES
 from egnn_md.models.potential import UnsupportedElement
 from egnn_md.models.property import FAR, PropertyConfig, PropertyModel
 from egnn_md.models.property_networks import READOUTS
 from egnn_md.neighbors import molecules_graph, neighbor_list
-from egnn_md.targets import NAMES
+from egnn_md.paper.authors import ConversionError, from_authors
 
 ORGANIC = (1, 6, 7, 8)
 MOLECULES = ("CH3CH2OH", "CH4", "C6H6", "CH3CONH2", "H2O")

@@ -14,7 +14,7 @@ from graphs import make_graph
 from torch import Tensor
 
 from egnn_md.checkpoint import load
-from egnn_md.elements import COVALENT_RADII
+from egnn_md.chemistry.elements import COVALENT_RADII
 from egnn_md.graph import Graph
 from egnn_md.models.potential import Potential
 from egnn_md.nn.repulsion import ShortRange

@@ -12,14 +12,14 @@ from ase.build import molecule
 from flow_maps import random_flow
 
 from egnn_md.checkpoint import load, read_header
+from egnn_md.chemistry.units import FS_PER_TIME_UNIT
 from egnn_md.data.flow import Segments, SegmentSettings, make_segments
 from egnn_md.models.flow import FlowMap
 from egnn_md.models.potential import Potential
-from egnn_md.training.config import load_config
 from egnn_md.training.flow import FlowTask, consistency_errors, flow_errors, state_error
-from egnn_md.training.flow_batches import FlowBatches
+from egnn_md.training.flow_segments import FlowBatches
 from egnn_md.training.loop import Resources, train
-from egnn_md.units import FS_PER_TIME_UNIT
+from egnn_md.training.tasks import load_config
 
 # torch's own forward-mode differentiation still loads what torch calls deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")

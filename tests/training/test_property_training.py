@@ -18,11 +18,12 @@ from ase.build import molecule
 from qm9_molecules import ORGANIC, model_for, molecules
 
 from egnn_md.checkpoint import load, read_header, save
+from egnn_md.chemistry.targets import NAMES, TARGETS
 from egnn_md.cli import main, reproduce
+from egnn_md.data.frames import DataError
 from egnn_md.data.qm9 import write_qm9
-from egnn_md.data.structures import DataError
+from egnn_md.evaluation.property import COVERAGES, Compared, calibrate, coverage
 from egnn_md.models.property import PropertyModel
-from egnn_md.targets import NAMES, TARGETS
 from egnn_md.training.property import (
     MoleculeBatches,
     PropertyDataConfig,
@@ -33,7 +34,6 @@ from egnn_md.training.property import (
     fit_normalisation,
     mean_absolute_deviation,
 )
-from egnn_md.training.property_metrics import COVERAGES, Compared, calibrate, coverage
 
 CONFIG = """
 task = "property"
@@ -260,7 +260,7 @@ def test_a_prediction_that_was_killed_goes_on(
     call: Callable[..., Any], model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is lost, nothing is there twice."""
-    from egnn_md.models import structures
+    from egnn_md.chemistry import structures
 
     monkeypatch.setattr(structures, "PAIRS_AT_ONCE", 100)
     write_structures(tmp_path / "a.extxyz", bad=False)

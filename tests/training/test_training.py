@@ -17,7 +17,7 @@ import torch
 from ase.build import molecule
 
 from egnn_md.checkpoint import load, read_header
-from egnn_md.data.structures import DataError
+from egnn_md.data.frames import DataError
 from egnn_md.graph import Graph
 from egnn_md.models.potential import Potential
 from egnn_md.neighbors import neighbor_list

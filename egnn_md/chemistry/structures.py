@@ -1,0 +1,103 @@
+"""Isolated molecules from outside: checked, and in batches that fit the processor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egnn_md.chemistry.elements import CLOSEST_PAIR, UnsupportedElement, symbols
+from egnn_md.chemistry.molecules import formula
+
+PAIRS_AT_ONCE: Final = 32_000
+"""Of a batch, padded: enough that torch's own cost vanishes; twice as many gain nothing."""
+MOST_ATOMS: Final = 1_000
+"""Far more than molecules have whose properties can be had from QM9; bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One isolated molecule."""
+
+    atomic_numbers: NDArray[np.int64]
+    """(n_atoms,)."""
+    positions: NDArray[np.float64]
+    """(n_atoms, 3) Å."""
+    unfit: str = ""
+    """Why it is no neutral closed-shell molecule in vacuum, if it says so itself."""
+
+    def formula(self) -> str:
+        """Hill's: carbon, hydrogen, the rest by the alphabet; C2H6O."""
+        return formula(self.atomic_numbers)
+
+    def problem(self, elements: Sequence[int]) -> ValueError | None:
+        """What is wrong with it for a model that knows these elements; None if nothing is."""
+        n = len(self.atomic_numbers)
+        if not 1 <= n <= MOST_ATOMS:
+            return ValueError(f"it has {n} atoms; a molecule has 1 to {MOST_ATOMS}")
+        if self.unfit:
+            return ValueError(self.unfit)
+        if unknown := set(self.atomic_numbers.tolist()) - set(elements):
+            return UnsupportedElement(f"it has {symbols(sorted(unknown))}; the model knows {symbols(elements)}")
+        if int(self.atomic_numbers.sum()) % 2:
+            return ValueError(
+                "it has an odd number of electrons: a radical or an ion; the model knows closed shells only"
+            )
+        if not np.isfinite(self.positions).all():
+            return ValueError("it has positions that are NaN or infinite")
+        squared = ((self.positions[:, None] - self.positions) ** 2).sum(-1)
+        np.fill_diagonal(squared, math.inf)
+        if squared.min() < CLOSEST_PAIR**2:
+            return ValueError(f"it has atoms closer than {CLOSEST_PAIR} Å to each other")
+        return None
+
+
+PERIODIC: Final = "it is periodic; the model knows isolated molecules: set pbc=False if it is one"
+CHARGED: Final = "it is charged; the model knows neutral molecules only"
+RADICAL: Final = "it is a radical; the model knows closed shells only"
+
+
+def structure_of(atoms: Any) -> Structure:
+    """From an `ase.Atoms`, or anything with its numbers, positions, pbc and info."""
+    said = {key.lower(): value for key, value in atoms.info.items() if isinstance(key, str)}
+    charges = [said[key] for key in ("charge", "total_charge", "totalcharge") if said.get(key) is not None]
+    spin, unfit = said.get("spin"), ""
+    try:
+        charged = any(abs(np.asarray(charge, np.float64).sum()) > 0.01 for charge in charges)
+    except ValueError:
+        charged = True
+    if np.any(atoms.pbc):
+        unfit = PERIODIC
+    elif charged or abs(atoms.get_initial_charges().sum()) > 0.01:
+        unfit = CHARGED
+    elif spin not in (None, 1):
+        unfit = f"its multiplicity is {spin}; the model knows closed shells (1) only"
+    return Structure(np.asarray(atoms.numbers, np.int64), np.asarray(atoms.positions, np.float64), unfit)
+
+
+def structures_of(structures: Any) -> tuple[list[Structure], bool]:
+    """One `ase.Atoms` or a sequence of them -> structures, and whether it was one."""
+    if isinstance(structures, str | bytes):
+        raise ValueError(f"{structures!r} is no structure: give ase.Atoms, or read a file with ase.io.read")
+    if hasattr(structures, "positions"):
+        return [structure_of(structures)], True
+    return [structure_of(atoms) for atoms in structures], False
+
+
+def batches(molecules: Iterable[Structure]) -> Iterator[list[Structure]]:
+    """Neighbours in the sequence, as many at once as `PAIRS_AT_ONCE` allows; never fewer than one."""
+    batch: list[Structure] = []
+    largest = 0
+    for molecule in molecules:
+        size = max(largest, len(molecule.atomic_numbers))
+        if batch and (len(batch) + 1) * size**2 > PAIRS_AT_ONCE:
+            yield batch
+            batch, size = [], len(molecule.atomic_numbers)
+        batch.append(molecule)
+        largest = size
+    if batch:
+        yield batch

@@ -1,0 +1,111 @@
+"""Structures to simulate: a file that ase reads, or the name of a molecule that ase builds."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from egnn_md.chemistry.elements import CLOSEST_PAIR, MAX_ATOMIC_NUMBER, symbol
+from egnn_md.neighbors import neighbor_list
+from egnn_md.neighbors.lists import complete_cell
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+class StructureError(ValueError):
+    """A structure that cannot be simulated; the message says why and what to do."""
+
+
+def read_structure(name_or_path: str) -> Atoms:
+    """The structure of a file (its last frame; `file@0` for the first), or of a molecule by name ("CH3CH2OH").
+
+    Raises StructureError for missing, empty or unreadable files, unknown names, and all that `check_structure` refuses.
+    """
+    path = Path(name_or_path.rsplit("@", 1)[0])
+    atoms = _read_file(name_or_path, path) if path.exists() else _build(name_or_path)
+    check_structure(atoms, name_or_path)
+    return atoms
+
+
+def read_topology(name_or_path: str, atoms: Atoms) -> Any:
+    """mdtraj's topology (chains, residues, bonds) of a PDB file, if it is one and has these atoms; else None."""
+    path = Path(name_or_path.rsplit("@", 1)[0])
+    if path.suffix.lower() not in (".pdb", ".ent") or not path.exists():
+        return None
+    import mdtraj
+
+    try:
+        topology = mdtraj.load_topology(str(path))
+        numbers = [atom.element.atomic_number for atom in topology.atoms]
+    except Exception:  # mdtraj's reader raises whatever its parsing trips on; ase has read the structure
+        return None
+    return topology if numbers == atoms.get_atomic_numbers().tolist() else None
+
+
+def _read_file(name: str, path: Path) -> Atoms:
+    import ase.io
+
+    if path.is_dir() or path.stat().st_size == 0:
+        raise StructureError(f"{path} is {'a folder' if path.is_dir() else 'empty'}: give a file with a structure")
+    try:
+        atoms = ase.io.read(name)
+    except Exception as error:  # ase's readers raise whatever their parsing trips on
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StructureError(f"ase cannot read {name}: {reason}") from error
+    atoms.calc = None  # labels of the file are not ours
+    return atoms
+
+
+def _build(name: str) -> Atoms:
+    from ase.build import molecule
+    from ase.collections import g2
+
+    if name in g2.names:
+        return molecule(name)
+    if "/" in name or "." in name:
+        raise StructureError(f"no such file: {name}")
+    try:
+        return molecule(name)  # knows a few more than the collection
+    except (KeyError, NotImplementedError):
+        near = difflib.get_close_matches(name, g2.names, n=3)
+        hint = f"; it knows {', '.join(near)}" if near else ""
+        raise StructureError(f"{name!r} is neither a file nor a molecule that ase.build.molecule knows{hint}") from None
+
+
+def check_structure(atoms: Atoms, name: str) -> None:
+    """Raise StructureError for what no model can take: no atoms, dummies, NaN, atoms on one another, a flat cell."""
+    if len(atoms) == 0:
+        raise StructureError(f"{name} holds no atoms")
+    unknown = sorted({int(z) for z in atoms.numbers if not 1 <= z <= MAX_ATOMIC_NUMBER})
+    if unknown:
+        raise StructureError(f"{name} has atoms of no element (atomic numbers {unknown}): remove them")
+    if not np.isfinite(atoms.positions).all():
+        bad = int(np.flatnonzero(~np.isfinite(atoms.positions).all(1))[0])
+        raise StructureError(f"{name}: the position of atom {bad} is NaN or infinite")
+    if atoms.has("momenta") and not np.isfinite(atoms.get_momenta()).all():
+        raise StructureError(f"{name}: velocities are NaN or infinite")
+    cell, pbc = np.asarray(atoms.cell, dtype=np.float64), np.asarray(atoms.pbc, dtype=bool)
+    try:
+        if pbc.any():
+            complete_cell(cell, pbc)
+    except ValueError as error:
+        raise StructureError(f"{name}: {error}") from error
+    _check_distances(atoms, cell, pbc, name)
+
+
+def _check_distances(atoms: Atoms, cell: np.ndarray, pbc: np.ndarray, name: str) -> None:
+    # The list is made for 1 Å because cells of a cell list must not be much smaller than an atom.
+    (i, j), shift = neighbor_list(atoms.positions, cell, pbc, 1.0)
+    vectors = atoms.positions[j] - atoms.positions[i] + (0.0 if shift is None else shift @ cell)
+    distances = np.linalg.norm(vectors, axis=1)
+    if len(distances) and distances.min() < CLOSEST_PAIR:
+        k = int(distances.argmin())
+        one, other = (f"{symbol(int(atoms.numbers[a]))}{a}" for a in (i[k], j[k]))
+        raise StructureError(
+            f"{name}: atoms {one} and {other} are {distances[k]:.3f} Å apart, closer than {CLOSEST_PAIR} Å: "
+            "mend the structure (atoms twice in the file, or a wrong cell or unit)"
+        )

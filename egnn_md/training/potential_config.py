@@ -1,0 +1,61 @@
+"""The configuration of the task "potential"."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from egnn_md.training.config import DataConfig, RunConfig, Section, TrainingConfig
+
+
+class PotentialDataConfig(DataConfig):
+    """Labelled structures (npz of ragged arrays, or anything ase reads) and how they are divided."""
+
+    valid_fraction: float = Field(0.05, gt=0, lt=0.5)
+    """Fraction of the groups (molecules) that choose the best checkpoint."""
+    test_fraction: float = Field(0.05, ge=0, lt=0.5)
+    """Fraction of the groups that training never reads; `egnn-md evaluate --split test` finds them again."""
+    exclude_tags: list[str] = Field(default_factory=list)
+    """Kinds of frames to leave out altogether."""
+
+
+class PotentialModelConfig(Section):
+    """The network; the elements and reference energies come from the data."""
+
+    network: Literal["vectors", "invariant", "coordinates"] = "vectors"
+    cutoff: float = Field(5.0, gt=0)
+    """Å."""
+    hidden_dim: int = Field(64, ge=1)
+    message_dim: int = Field(64, ge=1)
+    n_layers: int = Field(3, ge=1)
+    n_vectors: int = Field(16, ge=1)
+    n_radial: int = Field(20, ge=1)
+    core_start: float = Field(0.5, gt=0)
+    core_end: float = Field(0.75, gt=0)
+    """Sums of covalent radii; see `PotentialConfig`. With init_from the only keys of [model] that count: they have no
+    weights."""
+
+
+class PotentialTrainingConfig(TrainingConfig):
+    """The loss, and whether to compile it."""
+
+    loss: Literal["l1", "mse"] = "l1"
+    energy_weight: float = Field(1.0, ge=0)
+    """Of the energy error per atom, eV."""
+    force_weight: float = Field(1.0, ge=0)
+    """Of the length of an atom's force error, eV/Å."""
+    stress_weight: float = Field(0.0, ge=0)
+    """Of the stress error, eV/Å³; 0 leaves stress out."""
+    compile: bool = False
+    """Trace and compile the training step: a minute or two at the start, then about 2.5x faster on a CPU."""
+
+
+class PotentialRun(RunConfig):
+    """The whole file."""
+
+    task: Literal["potential"] = "potential"
+    name: str = "potential"
+    data: PotentialDataConfig
+    model: PotentialModelConfig = PotentialModelConfig()
+    training: PotentialTrainingConfig

@@ -1,0 +1,72 @@
+"""The registry of tasks, and the reading of a configuration for whichever it names.
+
+An unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import tomllib
+from pathlib import Path
+from typing import Any, Final, cast
+
+from pydantic import BaseModel, ValidationError
+
+from egnn_md.training.config import ConfigError, RunConfig
+from egnn_md.training.task import Task
+
+TASKS: Final[dict[str, tuple[str, str]]] = {
+    # task of the configuration: (module, class)
+    "potential": ("egnn_md.training.potential", "PotentialTask"),
+    "nbody": ("egnn_md.training.nbody", "NBodyTask"),
+    "property": ("egnn_md.training.property", "PropertyTask"),
+    "flow": ("egnn_md.training.flow", "FlowTask"),
+    "autoencoder": ("egnn_md.paper.autoencoder_training", "AutoencoderTask"),
+}
+
+
+def task_class(name: str) -> type[Task]:
+    """The class behind a task's name in `TASKS`."""
+    module, class_name = TASKS[name]
+    return cast(type[Task], getattr(importlib.import_module(module), class_name))
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Read and validate a TOML configuration of any task. Raises ConfigError with one line per problem."""
+    path = Path(path)
+    try:
+        raw = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"no such configuration: {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} is not readable TOML: {error}") from error
+    config_class = _config_class(path, raw.get("task", "potential"))
+    try:
+        return config_class.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(path, config_class, error))) from None
+
+
+def _config_class(path: Path, task: Any) -> type[RunConfig]:
+    if task in TASKS:
+        return task_class(task).config_class
+    near = difflib.get_close_matches(str(task), TASKS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known tasks: {', '.join(TASKS)}"
+    raise ConfigError(f"{path}: unknown task {task!r}; {hint}")
+
+
+def _explain(path: Path, config_class: type[RunConfig], error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        if problem["type"] == "extra_forbidden":
+            section: type[BaseModel] = config_class
+            for part in location[:-1]:
+                section = section.model_fields[part].annotation  # type: ignore[assignment]
+            near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(section.model_fields)}"
+            lines.append(f"{path}: unknown key {'.'.join(location)!r}; {hint}")
+        else:
+            lines.append(f"{path}: {'.'.join(location)}: {problem['msg']}")
+    return lines
