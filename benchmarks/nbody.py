@@ -1,8 +1,8 @@
 """The N-body benchmark: errors over seeds, by sub-steps, of rollouts, of more particles and of other starts.
 
 Squared errors per component of the positions. `--data` is a folder with nbody_charged5.npz, or with a file of
-`egnn-md data nbody` (--file). Train the models to compare with nbody.toml and nbody-paper.toml of egnn_md/paper/, one run
-for each seed, and for --horizon with start_frame 0 and end_frame 10.
+`egnn-md data nbody` (--file). Train the models to compare with nbody.toml and nbody-paper.toml of egnn_md/paper/, one
+run for each seed, and for --horizon with start_frame 0 and end_frame 10.
 
     python benchmarks/nbody.py --data DIR --ours run-1/model.safetensors … --paper paper-1/model.safetensors …
 """

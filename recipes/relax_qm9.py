@@ -9,17 +9,20 @@ to a minimum, or whose bonds change on the way, are left out. So is the label of
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from _batched_md import Batch
-from _common import RESERVED_INDEX, Molecule, load_potential, make_parser, parse
 from numpy.typing import NDArray
 
 from egnn_md.models.potential import Potential
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # which knows how to move many molecules at once
+from _batched_md import Batch
+from _common import RESERVED_INDEX, Molecule, load_potential, make_parser, parse
 
 FloatArray = NDArray[np.float64]
 FMAX, MAX_STEPS = 0.01, 150  # eV/Å

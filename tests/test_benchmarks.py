@@ -44,7 +44,6 @@ SCRIPTS = (
     "property_geometries",
     "property_training",
     "relax",
-    "relax_qm9",
     "scaling",
     "soft_edges",
     "speed",

@@ -18,7 +18,7 @@ import egnn_md
 from egnn_md.checkpoint import read_header
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("egnn_md", "calculators", "tests", "examples", "docs", "benchmarks", ".ci")
+SOURCES = ("egnn_md", "calculators", "tests", "examples", "docs", "benchmarks", "recipes", ".ci")
 FILES = (
     *("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md"),
     "mkdocs.yml",
@@ -108,7 +108,9 @@ def visible(folder: Path) -> list[Path]:
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
-    assert contents(wheel) == python_files() | pretrained_files() | {"egnn_md/py.typed"}
+    tables = {f"egnn_md/paper/{path.name}" for path in (ROOT / "egnn_md" / "paper").glob("*.toml")}
+    assert len(tables) == 5
+    assert contents(wheel) == python_files() | pretrained_files() | tables | {"egnn_md/py.typed"}
 
 
 def test_wheel_of_a_clone_is_that_of_the_sdist(tree: Path, wheel: Path, tmp_path: Path) -> None:
@@ -176,6 +178,18 @@ def test_installed_command_runs(installed: Path, tmp_path: Path) -> None:
     for name in pretrained_files():
         if name.endswith(".safetensors"):
             assert Path(name).stem in entry
+
+
+def test_installed_package_has_the_configurations_of_the_papers_tables(installed: Path, tmp_path: Path) -> None:
+    script = """
+from egnn_md.paper.reproduce import CONFIGS, TABLES
+from egnn_md.training.tasks import load_config
+print(CONFIGS)
+for table in TABLES.values():
+    for row in table.rows:
+        load_config(CONFIGS / row.config)
+"""
+    assert Path(run("-c", script, cwd=tmp_path, path=installed).strip()).is_relative_to(installed)
 
 
 def test_shipped_models_have_cards() -> None:

@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from egnn_md.chemistry.elements import MAX_ATOMIC_NUMBER, symbols
+from egnn_md.chemistry.elements import MAX_ATOMIC_NUMBER, UnsupportedElement, symbols
 from egnn_md.chemistry.molecules import bond_pattern
 from egnn_md.chemistry.units import FS_PER_TIME_UNIT
-from egnn_md.models.potential import LARGEST, UnsupportedElement
+from egnn_md.models.potential import LARGEST
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.radial import BesselBasis, cutoff_value, distance
 from egnn_md.nn.vector_egcl import NORM_FLOOR, VectorEGCL

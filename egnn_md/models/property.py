@@ -19,12 +19,11 @@ from typing import Any, Final, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from egnn_md.chemistry.elements import MAX_ATOMIC_NUMBER, symbols
+from egnn_md.chemistry.elements import MAX_ATOMIC_NUMBER, UnsupportedElement, symbols
 from egnn_md.chemistry.structures import Structure, batches, structures_of
 from egnn_md.chemistry.targets import BY_NAME, NAMES, RT, unit_of
 from egnn_md.chemistry.units import ANGSTROM_PER_BOHR
 from egnn_md.graph import Graph
-from egnn_md.models.potential import UnsupportedElement
 from egnn_md.models.property_networks import READOUTS, MoleculeBatch, NetworkOutput, PaperNetwork, VectorNetwork
 from egnn_md.neighbors import molecules_graph
 from egnn_md.nn.bond_lengths import BondLengths

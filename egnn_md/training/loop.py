@@ -17,9 +17,10 @@ from torch.utils.data import BatchSampler, DataLoader
 from egnn_md.checkpoint import read_header, save
 from egnn_md.data.frames import DataError
 from egnn_md.memory import keep_freed_memory
-from egnn_md.training.config import ConfigError, DataConfig, RunConfig, load_config
+from egnn_md.training.config import ConfigError, DataConfig, RunConfig
 from egnn_md.training.sampling import StepBatch, StepSampler
-from egnn_md.training.task import Task, task_class
+from egnn_md.training.task import Task
+from egnn_md.training.tasks import load_config, task_class
 
 VALIDATION_BATCH = 64
 

@@ -17,7 +17,8 @@ from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 
 from egnn_md.calculators import EGNNCalculator, ExtrapolationWarning, OpenShellWarning
 from egnn_md.checkpoint import CheckpointError, save
-from egnn_md.models.potential import Potential, UnsupportedElement
+from egnn_md.chemistry.elements import UnsupportedElement
+from egnn_md.models.potential import Potential
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ from openmm_systems import (
 from egnn_md.calculators import EGNNCalculator, ExtrapolationWarning, create_openmm_force, create_system
 from egnn_md.calculators.openmm_force import TorchComputation
 from egnn_md.checkpoint import CheckpointError
-from egnn_md.models.potential import Potential, UnsupportedElement
+from egnn_md.chemistry.elements import UnsupportedElement
+from egnn_md.models.potential import Potential
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 

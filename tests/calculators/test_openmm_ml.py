@@ -23,7 +23,7 @@ from openmmml import MLPotential
 
 from egnn_md.calculators import create_system
 from egnn_md.checkpoint import read_header, shipped_models
-from egnn_md.models.potential import UnsupportedElement
+from egnn_md.chemistry.elements import UnsupportedElement
 
 LIGAND = list(range(22))
 

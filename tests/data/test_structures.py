@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from graphs import crystal, make_graph, molecule
 
+from egnn_md.data.frame_batches import FrameBatches
 from egnn_md.data.frames import (
     DataError,
     EdgeTable,
@@ -24,7 +25,7 @@ from egnn_md.data.frames import (
     read_frames,
 )
 from egnn_md.graph import Graph
-from egnn_md.training.sampling import FrameBatches, StepBatch, StepSampler
+from egnn_md.training.sampling import StepBatch, StepSampler
 
 CUTOFF = 4.0
 

@@ -15,6 +15,7 @@ from ase.units import fs
 from flow_maps import moving, random_flow
 from model_systems import Springs
 
+from egnn_md.chemistry.elements import UnsupportedElement
 from egnn_md.chemistry.molecules import bond_pattern
 from egnn_md.chemistry.units import BOLTZMANN
 from egnn_md.dynamics import FlowDynamics
@@ -24,7 +25,6 @@ from egnn_md.dynamics.flow_strides import Strider
 from egnn_md.dynamics.settings import MDSettings, SettingsError
 from egnn_md.dynamics.state import RestartState
 from egnn_md.models.flow import UnknownMolecule
-from egnn_md.models.potential import UnsupportedElement
 
 
 def test_a_stride_is_its_substeps() -> None:

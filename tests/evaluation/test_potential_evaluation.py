@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from egnn_md.chemistry.elements import UnsupportedElement
 from egnn_md.data.frame_batches import FrameBatches
 from egnn_md.data.frames import EdgeTable, Frames
 from egnn_md.evaluation.potential import evaluate
-from egnn_md.models.potential import Potential, UnsupportedElement
+from egnn_md.models.potential import Potential
 
 FLAWED = 0.01
 """eV/Å added to every force component, and eV per atom to every energy."""

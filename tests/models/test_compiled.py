@@ -9,7 +9,8 @@ import pytest
 import torch
 from graphs import make_graph, molecule
 
-from egnn_md.models.potential import Potential, UnsupportedElement
+from egnn_md.chemistry.elements import UnsupportedElement
+from egnn_md.models.potential import Potential
 
 CUTOFF = 4.0
 

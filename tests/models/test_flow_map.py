@@ -12,9 +12,9 @@ from flow_maps import inputs, moving, random_flow
 from torch import Tensor
 
 from egnn_md.checkpoint import load, save
+from egnn_md.chemistry.elements import UnsupportedElement
 from egnn_md.models.dense_kick import DenseKick
 from egnn_md.models.flow import FlowConfig, FlowMap, advance
-from egnn_md.models.potential import UnsupportedElement
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

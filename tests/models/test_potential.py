@@ -12,8 +12,9 @@ import torch
 from graphs import crystal, make_graph, molecule
 from torch import Tensor
 
+from egnn_md.chemistry.elements import UnsupportedElement
 from egnn_md.graph import Graph
-from egnn_md.models.potential import Potential, UnsupportedElement
+from egnn_md.models.potential import Potential
 
 CUTOFF = 4.0
 NO_REFERENCE = (0.0,) * 5

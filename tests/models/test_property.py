@@ -14,8 +14,8 @@ from ase import Atoms
 from ase.build import molecule
 
 from egnn_md.checkpoint import load, save
+from egnn_md.chemistry.elements import UnsupportedElement
 from egnn_md.chemistry.targets import NAMES
-from egnn_md.models.potential import UnsupportedElement
 from egnn_md.models.property import FAR, PropertyConfig, PropertyModel
 from egnn_md.models.property_networks import READOUTS
 from egnn_md.neighbors import molecules_graph, neighbor_list

@@ -15,9 +15,10 @@ from egnn_md.paper.autoencoder import GraphAutoencoder, GraphAutoencoderConfig
 from egnn_md.paper.autoencoder_metrics import EdgeMetrics, GraphBatches, edge_sums, evaluate_side
 from egnn_md.paper.autoencoder_training import AutoencoderTask
 from egnn_md.paper.random_graphs import generate, read, write
-from egnn_md.training.config import ConfigError, load_config
+from egnn_md.training.config import ConfigError
 from egnn_md.training.loop import Resources, train
 from egnn_md.training.run_folder import TrainingDiverged
+from egnn_md.training.tasks import load_config
 
 CONFIG = """
 task = "autoencoder"

@@ -108,7 +108,7 @@ MISTAKES = [
     ("evaluate m.safetensors nowhere.npz", "no such file"),
     ("reproduce tabel", "nbody, qm9, autoencoder"),
     ("reproduce nbody --only tree", "no row"),
-    ("reproduce nbody --configs nowhere", "examples/ of the repository"),
+    ("reproduce nbody --configs nowhere", "leave --configs out"),
 ]
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from egnn_md.training.config import ConfigError, load_config
+from egnn_md.training.config import ConfigError
+from egnn_md.training.tasks import load_config
 
 VALID = """
 name = "water"

@@ -15,9 +15,10 @@ from egnn_md.data import nbody
 from egnn_md.data.frames import DataError
 from egnn_md.evaluation.nbody import NBodyMetrics, particles_at, squared_errors
 from egnn_md.models.propagator import IntegratorPropagator, VelocityEGNN
-from egnn_md.training.config import ConfigError, load_config
+from egnn_md.training.config import ConfigError
 from egnn_md.training.loop import Resources, train
 from egnn_md.training.nbody import NBodyTask, ParticleBatches
+from egnn_md.training.tasks import load_config
 
 CONFIG = """
 task = "nbody"

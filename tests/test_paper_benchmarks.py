@@ -30,6 +30,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "recipes"))
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module
 
