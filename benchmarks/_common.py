@@ -119,7 +119,7 @@ def untrained_molecules(
 
     Only molecules of `elements` (atomic numbers); see `RESERVED_INDEX` and `MIN_HEAVY_ATOMS` for those left out.
     """
-    from egnn_md.data.frames import side_of_group
+    from egnn_md.data.split import side_of_group
 
     with np.load(data / "qm9.npz") as archive:
         index, n_atoms = archive["index"], archive["n_atoms"].astype(np.int64)

@@ -20,8 +20,7 @@ import numpy as np
 from _common import make_parser, parse, print_table, write_json
 
 from egnn_md.checkpoint import load
-from egnn_md.data.frame_batches import FrameBatches
-from egnn_md.data.frames import EdgeTable
+from egnn_md.data.frame_batches import EdgeTable, FrameBatches
 from egnn_md.evaluation.potential import evaluate
 from egnn_md.models.potential import Potential
 from egnn_md.training.loop import Resources, train

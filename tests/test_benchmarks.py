@@ -21,7 +21,7 @@ from flow_maps import random_flow
 
 from egnn_md.checkpoint import save
 from egnn_md.chemistry.units import BOLTZMANN
-from egnn_md.data.frames import side_of_group
+from egnn_md.data.split import side_of_group
 from egnn_md.models.potential import Potential
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

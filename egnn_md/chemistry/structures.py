@@ -56,26 +56,53 @@ class Structure:
         return None
 
 
+NEUTRAL: Final = 0.01
+"""e: charges that are no larger add up to nothing."""
 PERIODIC: Final = "it is periodic; the model knows isolated molecules: set pbc=False if it is one"
 CHARGED: Final = "it is charged; the model knows neutral molecules only"
 RADICAL: Final = "it is a radical; the model knows closed shells only"
 
 
+def charge_of(atoms: Any) -> float:
+    """Total charge, e, that an `ase.Atoms` claims: of its info (charge, total_charge), or of its initial charges.
+
+    0 if it says nothing, NaN if it says no number.
+    """
+    charges = _said(atoms, ("charge", "total_charge", "totalcharge"))
+    charges.append(atoms.get_initial_charges())
+    try:
+        totals = [float(np.asarray(charge, np.float64).sum()) for charge in charges]
+    except (TypeError, ValueError):
+        return math.nan
+    return next((total for total in totals if not abs(total) <= NEUTRAL), 0.0)
+
+
+def multiplicity_of(atoms: Any) -> float:
+    """Spin multiplicity that an `ase.Atoms` claims (info's spin or multiplicity); 1 if it says nothing, NaN if it says
+    no number.
+    """
+    said = _said(atoms, ("spin", "multiplicity"))
+    try:
+        return next((float(value) for value in said if float(value) != 1.0), 1.0)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _said(atoms: Any, names: Sequence[str]) -> list[Any]:
+    """What `atoms.info` has under these names, in whichever case."""
+    said = {key.lower(): value for key, value in atoms.info.items() if isinstance(key, str)}
+    return [said[name] for name in names if said.get(name) is not None]
+
+
 def structure_of(atoms: Any) -> Structure:
     """From an `ase.Atoms`, or anything with its numbers, positions, pbc and info."""
-    said = {key.lower(): value for key, value in atoms.info.items() if isinstance(key, str)}
-    charges = [said[key] for key in ("charge", "total_charge", "totalcharge") if said.get(key) is not None]
-    spin, unfit = said.get("spin"), ""
-    try:
-        charged = any(abs(np.asarray(charge, np.float64).sum()) > 0.01 for charge in charges)
-    except ValueError:
-        charged = True
+    charge, multiplicity, unfit = charge_of(atoms), multiplicity_of(atoms), ""
     if np.any(atoms.pbc):
         unfit = PERIODIC
-    elif charged or abs(atoms.get_initial_charges().sum()) > 0.01:
+    elif not abs(charge) <= NEUTRAL:
         unfit = CHARGED
-    elif spin not in (None, 1):
-        unfit = f"its multiplicity is {spin}; the model knows closed shells (1) only"
+    elif multiplicity != 1:
+        unfit = f"its multiplicity is {multiplicity:g}; the model knows closed shells (1) only"
     return Structure(np.asarray(atoms.numbers, np.int64), np.asarray(atoms.positions, np.float64), unfit)
 
 

@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from egnn_md.data.frames import EdgeTable, Frames, ragged_rows
+from egnn_md.data.frames import Frames, ragged_rows
 from egnn_md.graph import Graph
+from egnn_md.neighbors import neighbor_list
+
+
+@dataclass(frozen=True)
+class EdgeTable:
+    """The neighbour lists of all frames of a `Frames`, made once before training."""
+
+    n_edges: NDArray[np.int64]
+    """(n_frames,)."""
+    index: NDArray[np.int32]
+    """(2, total), counted within each frame."""
+    shift: NDArray[np.int32] | None
+    """(total, 3) cell vectors, None if no frame is periodic."""
+
+    @staticmethod
+    def build(frames: Frames, cutoff: float) -> EdgeTable:
+        """Neighbour lists of every frame; edges within `cutoff` Å."""
+        index, shifts, starts = [], [], frames.starts
+        for k in range(len(frames)):
+            positions = frames.positions[starts[k] : starts[k + 1]].astype(np.float64)
+            edges, shift = neighbor_list(positions, frames.cell[k], frames.pbc[k], cutoff)
+            index.append(edges.astype(np.int32))
+            shifts.append(np.zeros((edges.shape[1], 3), np.int32) if shift is None else shift.astype(np.int32))
+        n_edges = np.array([edges.shape[1] for edges in index], np.int64)
+        periodic = bool(frames.pbc.any())
+        return EdgeTable(n_edges, np.concatenate(index, axis=1), np.concatenate(shifts) if periodic else None)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(self.n_edges)]).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +89,11 @@ class FrameBatches(Dataset[Batch]):
         offsets = np.repeat(np.cumsum(n_atoms) - n_atoms, edges.n_edges[chosen])
         forces = np.full((len(rows), 3), np.nan) if frames.forces is None else frames.forces[rows]
         graph = Graph(
-            positions=torch.from_numpy(frames.positions[rows]).to(self.dtype),
+            positions=torch.from_numpy(frames.positions[rows]).double(),
             atomic_numbers=torch.from_numpy(frames.atomic_numbers[rows]),
             edge_index=torch.from_numpy(edges.index[:, edge_rows] + offsets),
-            edge_shift=None if edges.shift is None else torch.from_numpy(edges.shift[edge_rows]).to(self.dtype),
-            cell=torch.from_numpy(frames.cell[chosen]).to(self.dtype),
+            edge_shift=None if edges.shift is None else torch.from_numpy(edges.shift[edge_rows]).double(),
+            cell=torch.from_numpy(frames.cell[chosen]),
             pbc=torch.from_numpy(frames.pbc[chosen].copy()),
             batch=torch.from_numpy(np.repeat(np.arange(len(chosen)), n_atoms)),
         )

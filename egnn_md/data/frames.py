@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from egnn_md.chemistry.elements import MAX_ATOMIC_NUMBER, symbols
-from egnn_md.neighbors import neighbor_list
+from egnn_md.chemistry.structures import NEUTRAL, charge_of, multiplicity_of
 
 Array = NDArray[Any]
 
@@ -50,6 +50,10 @@ class Frames:
     """(n_frames,): frames of one group are never divided between training and test (a molecule's number, a formula)."""
     tag: NDArray[np.str_]
     """(n_frames,): a free label of how the frame was made, for errors by kind."""
+    charge: NDArray[np.float64] | None = None
+    """(n_frames,) total charges, e; None: all neutral."""
+    multiplicity: NDArray[np.float64] | None = None
+    """(n_frames,) of the spin; None: all closed shells."""
     sources: tuple[str, ...] = field(default=())
     """Files the frames came from, each with the SHA-256 of its bytes: "name sha256"."""
 
@@ -80,7 +84,23 @@ class Frames:
             stress=None if self.stress is None else self.stress[indices],
             group=self.group[indices],
             tag=self.tag[indices],
+            charge=None if self.charge is None else self.charge[indices],
+            multiplicity=None if self.multiplicity is None else self.multiplicity[indices],
         )
+
+    def check_closed_shells(self) -> None:
+        """Raise DataError if a frame has a charge or unpaired electrons: a potential without such inputs would learn
+        their energies as if they were those of neutral closed shells.
+        """
+        charged = np.zeros(len(self)) if self.charge is None else self.charge
+        open_shell = np.ones(len(self)) if self.multiplicity is None else self.multiplicity
+        wrong = np.flatnonzero(~(np.abs(charged) <= NEUTRAL) | (open_shell != 1))
+        if len(wrong):
+            raise DataError(
+                f"{len(wrong)} of {len(self)} frames are charged or open shells (the first is frame {wrong[0]}: charge "
+                f"{charged[wrong[0]]:g}, multiplicity {open_shell[wrong[0]]:g}): this potential knows neutral closed "
+                "shells only; leave them out"
+            )
 
     def composition(self, elements: Sequence[int]) -> NDArray[np.float64]:
         """(n_frames, n_elements): how many atoms of each element a frame has.
@@ -104,54 +124,9 @@ def ragged_rows(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArra
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
 
 
-@dataclass(frozen=True)
-class EdgeTable:
-    """The neighbour lists of all frames of a `Frames`, made once before training."""
-
-    n_edges: NDArray[np.int64]
-    """(n_frames,)."""
-    index: NDArray[np.int32]
-    """(2, total), counted within each frame."""
-    shift: NDArray[np.int8] | None
-    """(total, 3), None if no frame is periodic."""
-
-    @staticmethod
-    def build(frames: Frames, cutoff: float) -> EdgeTable:
-        """Neighbour lists of every frame; edges within `cutoff` Å."""
-        index, shifts, starts = [], [], frames.starts
-        for k in range(len(frames)):
-            positions = frames.positions[starts[k] : starts[k + 1]].astype(np.float64)
-            edges, shift = neighbor_list(positions, frames.cell[k], frames.pbc[k], cutoff)
-            index.append(edges.astype(np.int32))
-            shifts.append(np.zeros((edges.shape[1], 3), np.int8) if shift is None else shift.astype(np.int8))
-        n_edges = np.array([edges.shape[1] for edges in index], np.int64)
-        periodic = bool(frames.pbc.any())
-        return EdgeTable(n_edges, np.concatenate(index, axis=1), np.concatenate(shifts) if periodic else None)
-
-    @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        return np.concatenate([[0], np.cumsum(self.n_edges)]).astype(np.int64)
-
-
-def side_of_group(group: str, valid: float, test: float) -> Literal["train", "valid", "test"]:
-    """The side of one group: the first 64 bits of its SHA-256, as a fraction, against the fractions of groups."""
-    u = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
-    return "valid" if u < valid else "test" if u < valid + test else "train"
-
-
-def assign_split(frames: Frames, valid: float, test: float) -> NDArray[np.str_]:
-    """ "train", "valid" or "test" of each frame, by a hash of its group alone.
-
-    A group keeps its side whatever else a file holds and however often data is added. `valid` and `test` are the
-    fractions of groups.
-    """
-    groups, inverse = np.unique(frames.group, return_inverse=True)
-    return np.array([side_of_group(str(group), valid, test) for group in groups])[inverse]
-
-
 def read_frames(path: str | Path) -> Frames:
     """Frames from an npz of ragged arrays (`n_atoms`, `atomic_numbers`, `positions`, `energy`, `forces`, optional
-    `cell`, `pbc`, `stress`, `gdb`, `tag`) or from anything ase reads with energies.
+    `cell`, `pbc`, `stress`, `gdb`, `tag`, `charge`, `multiplicity`) or from anything ase reads with energies.
 
     Energies in eV, forces in eV/Å. Raises DataError for missing, empty, broken or unlabelled files, naming the file.
     """
@@ -189,7 +164,18 @@ def concatenate(parts: Sequence[Frames]) -> Frames:
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in plain},
         forces=join("forces", None),
         stress=join("stress", (3, 3)),
+        charge=_per_frame(parts, "charge", 0.0),
+        multiplicity=_per_frame(parts, "multiplicity", 1.0),
         sources=tuple(source for part in parts for source in part.sources),
+    )
+
+
+def _per_frame(parts: Sequence[Frames], name: str, missing: float) -> Array | None:
+    values = [getattr(part, name) for part in parts]
+    if all(value is None for value in values):
+        return None
+    return np.concatenate(
+        [np.full(len(part), missing) if value is None else value for part, value in zip(parts, values, strict=True)]
     )
 
 
@@ -220,7 +206,7 @@ def read_npz(path: Path, required: Sequence[str]) -> dict[str, Array]:
 
 def _read_npz(path: Path) -> Frames:
     data = read_npz(path, ("n_atoms", "atomic_numbers", "positions", "energy"))
-    check_arrays(data, path, per_frame=("energy", "gdb", "tag", "has_forces"))
+    check_arrays(data, path, per_frame=("energy", "gdb", "tag", "has_forces", "charge", "multiplicity"))
     n_atoms = data["n_atoms"].astype(np.int64)
     n = len(n_atoms)
     cell = data.get("cell", np.zeros((n, 3, 3))).astype(np.float64)
@@ -239,6 +225,8 @@ def _read_npz(path: Path) -> Frames:
         stress=data.get("stress"),
         group=np.zeros(n, "U1"),
         tag=data["tag"].astype(str) if "tag" in data else np.full(n, ""),
+        charge=data["charge"].astype(np.float64) if "charge" in data else None,
+        multiplicity=data["multiplicity"].astype(np.float64) if "multiplicity" in data else None,
     )
     return replace(frames, group=data["gdb"].astype(str) if "gdb" in data else _formulas(frames))
 
@@ -300,9 +288,16 @@ def _read_ase(path: Path) -> Frames:
         stress=None if np.isnan(stress).all() else stress,
         group=np.zeros(len(structures), "U1"),
         tag=np.array([str(atoms.info.get("tag", "")) for atoms in structures]),
+        charge=np.array([charge_of(atoms) for atoms in structures]),
+        multiplicity=np.array([multiplicity_of(atoms) for atoms in structures]),
     )
     named = [atoms.info.get("group", atoms.info.get("gdb")) for atoms in structures]
-    return replace(frames, group=_formulas(frames) if None in named else np.array([str(name) for name in named]))
+    return replace(
+        frames,
+        group=np.array(
+            [formula if name is None else str(name) for name, formula in zip(named, _formulas(frames), strict=True)]
+        ),
+    )
 
 
 def _full_stress(stress: Array) -> Array:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from egnn_md.data.frame_batches import Batch, FrameBatches
-from egnn_md.data.frames import DataError, EdgeTable, Frames, assign_split, read_frames
+from egnn_md.data.frame_batches import Batch, EdgeTable, FrameBatches
+from egnn_md.data.frames import DataError, Frames, read_frames
+from egnn_md.data.split import assign_split
 from egnn_md.evaluation.evaluate import Evaluation, EvaluationError, Request
 from egnn_md.evaluation.figures import figure
 from egnn_md.models.potential import Potential
@@ -115,6 +116,7 @@ def _reduce(sums: FloatArray, by_tag: dict[str, Metrics] | None = None) -> Metri
 def evaluate_file(model: Potential, header: Mapping[str, Any], request: Request) -> Evaluation:
     """`egnn-md evaluate` of a potential. Raises DataError and EvaluationError."""
     frames = _side(read_frames(request.file), header, request.split or "all")
+    frames.check_closed_shells()
     result = evaluate(model, frames, request.batch_size, lambda done: request.progress(done, len(frames)))
     rows = [_row("all", result), *(_row(tag or "(no tag)", part) for tag, part in result.by_tag.items())]
     return Evaluation(

@@ -200,11 +200,11 @@ class FlowTask:
         errors = flow_errors(model, batch)
         sums = [
             errors.state.sum(),
-            torch.tensor(len(errors.state)),
+            errors.state.new_tensor(len(errors.state)),
             errors.energy.abs().sum(),
             errors.change.abs().sum(),
         ]
-        return torch.stack([*sums, torch.tensor(len(errors.energy))]).double()
+        return torch.stack([*sums, errors.state.new_tensor(len(errors.energy))]).double()
 
     def errors(self, sums: Tensor) -> dict[str, Tensor]:
         state, per_molecule = sums[0] / sums[1], 1e3 / sums[4]

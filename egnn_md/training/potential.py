@@ -13,8 +13,10 @@ from torch import Tensor
 
 from egnn_md.checkpoint import load
 from egnn_md.chemistry.elements import symbols
-from egnn_md.data.frame_batches import Batch, FrameBatches
-from egnn_md.data.frames import DataError, EdgeTable, Frames, assign_split, concatenate, read_frames
+from egnn_md.data.frame_batches import Batch, EdgeTable, FrameBatches
+from egnn_md.data.frames import DataError, Frames, concatenate, read_frames
+from egnn_md.data.split import assign_split
+from egnn_md.evaluation.labels import absolute_errors
 from egnn_md.evaluation.potential import evaluate, plot_parity
 from egnn_md.models.potential import Potential, PotentialConfig
 from egnn_md.training.config import ConfigError, RunConfig
@@ -59,12 +61,10 @@ class PotentialTask:
         """(4,): Σ|ΔF| and its components, Σ|ΔE| per atom and its structures."""
         with torch.enable_grad():
             prediction = model(batch.graph)
-        force_error = (prediction.forces - batch.forces).abs().double()
         counts = torch.bincount(batch.graph.batch, minlength=batch.graph.n_graphs)
-        energy_error = ((prediction.energy - batch.energy) / counts).abs()
-        return torch.stack(
-            [force_error.nansum(), (~force_error.isnan()).sum(), energy_error.nansum(), (~energy_error.isnan()).sum()]
-        )
+        forces, n_forces = absolute_errors(prediction.forces, batch.forces)
+        energies, n_energies = absolute_errors(prediction.energy / counts, batch.energy / counts)
+        return torch.stack([forces.sum(), n_forces.sum(), energies.sum(), n_energies.sum()])
 
     def errors(self, sums: Tensor) -> dict[str, Tensor]:
         values = {"force_mae": 1e3 * sums[0] / sums[1].clamp(min=1), "energy_mae": 1e3 * sums[2] / sums[3].clamp(min=1)}
@@ -100,8 +100,9 @@ class Splits:
 
 
 def load_splits(data: PotentialDataConfig, data_files: list[Path]) -> Splits:
-    """Read and divide the structures by group. Raises DataError if a side is empty."""
+    """Read and divide the structures by group. Raises DataError if a side is empty or a structure is charged."""
     frames = concatenate([read_frames(path) for path in data_files])
+    frames.check_closed_shells()
     if data.exclude_tags:
         frames = frames.select(np.flatnonzero(~np.isin(frames.tag, data.exclude_tags)))
     sides = assign_split(frames, data.valid_fraction, data.test_fraction)
@@ -170,5 +171,7 @@ def fit_familiarity(model: Potential, frames: Frames, n_frames: int = STATISTICS
     for start in range(0, len(sample), 64):
         graph = batches[list(range(start, min(start + 64, len(sample))))].graph
         species.append(model.species_of[graph.atomic_numbers])
-        features.append(model.energies_and_gradient(graph.edge_vectors(), species[-1], graph.edge_index)[2].detach())
+        features.append(
+            model.energies_and_gradient(graph.edge_vectors().to(model.dtype), species[-1], graph.edge_index)[2].detach()
+        )
     model.familiarity.fit(torch.cat(features), torch.cat(species))

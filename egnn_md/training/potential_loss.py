@@ -42,7 +42,7 @@ class PotentialLoss:
     def __call__(self, batch: Batch) -> LossTerms:
         graph = batch.graph
         inputs = (
-            graph.edge_vectors(),
+            graph.edge_vectors().to(self.model.dtype),
             self.model.species_of.index_select(0, graph.atomic_numbers),
             graph.edge_index,
             graph.batch,

@@ -18,6 +18,7 @@ from egnn_md.chemistry.targets import BY_NAME, NAMES
 from egnn_md.chemistry.units import ANGSTROM_PER_BOHR
 from egnn_md.data.frames import DataError, ragged_rows
 from egnn_md.data.qm9 import Molecules, concatenate, read_qm9
+from egnn_md.evaluation.labels import absolute_errors
 from egnn_md.evaluation.property import (
     calibrate,
     check_molecules,
@@ -116,7 +117,7 @@ class MoleculeBatches:
     def __init__(self, molecules: Molecules, targets: tuple[str, ...]) -> None:
         self.molecules = molecules
         self.labels = torch.from_numpy(molecules.labels()[:, [NAMES.index(name) for name in targets]])
-        self.positions = torch.from_numpy(molecules.positions.astype(np.float32))
+        self.positions = torch.from_numpy(molecules.positions.astype(np.float64))
         self.numbers = torch.from_numpy(molecules.atomic_numbers)
         self.n_atoms = torch.from_numpy(molecules.n_atoms)
 
@@ -160,6 +161,7 @@ class PropertyTask:
             check_molecules(side, np.unique(self.train.atomic_numbers).tolist())
         self._loss: PropertyLoss | None = None
         self._deviation = mean_absolute_deviation(self.train, self.targets)
+        self._learned = learned(self.train, self.targets)
 
     def build_model(self) -> PropertyModel:
         """A new model for the elements of the training molecules, or the one of `init_from`."""
@@ -186,8 +188,10 @@ class PropertyTask:
     def error_sums(self, model: PropertyModel, batch: PropertyBatch) -> Tensor:
         """(2, n_targets): Σ|error| and the number of labels."""
         with torch.no_grad():
-            error = (model(batch.graph(model.config.reach)).values - batch.labels).abs()
-        return torch.stack([error.nansum(0), (~batch.labels.isnan()).sum(0).double()])
+            values = model(batch.graph(model.config.reach)).values
+        labels = torch.where(self._learned.to(values.device), batch.labels, torch.nan)
+        error, known = absolute_errors(values, labels)
+        return torch.stack([error.sum(0), known.sum(0)])
 
     def errors(self, sums: Tensor) -> dict[str, Tensor]:
         mae = sums[0] / sums[1]
@@ -249,8 +253,16 @@ def training_data(train: Molecules, targets: tuple[str, ...]) -> dict[str, Any]:
 def mean_absolute_deviation(molecules: Molecules, targets: tuple[str, ...]) -> Tensor:
     """Of the labels of each target from their mean, (n_targets,) float64; 1 where there are none."""
     labels = molecules.labels()[:, [NAMES.index(name) for name in targets]]
-    deviation = np.nanmean(np.abs(labels - np.nanmean(labels, 0)), 0)
+    known = np.isfinite(labels)
+    counts = np.maximum(known.sum(0), 1)
+    mean = np.where(known, labels, 0.0).sum(0) / counts
+    deviation = np.where(known, np.abs(labels - mean), 0.0).sum(0) / counts
     return torch.from_numpy(np.where(deviation > 0, deviation, 1.0))
+
+
+def learned(molecules: Molecules, targets: tuple[str, ...]) -> Tensor:
+    """(n_targets,) bool: which targets have labels to learn from. Of the others the model predicts NaN."""
+    return torch.from_numpy(np.isfinite(molecules.targets[:, [NAMES.index(name) for name in targets]]).any(0))
 
 
 class Normalisation(TypedDict):

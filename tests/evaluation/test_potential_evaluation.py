@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from egnn_md.chemistry.elements import UnsupportedElement
-from egnn_md.data.frame_batches import FrameBatches
-from egnn_md.data.frames import EdgeTable, Frames
+from egnn_md.data.frame_batches import EdgeTable, FrameBatches
+from egnn_md.data.frames import Frames
 from egnn_md.evaluation.potential import evaluate
 from egnn_md.models.potential import Potential
 

@@ -34,6 +34,7 @@ from egnn_md.training.property import (
     fit_normalisation,
     mean_absolute_deviation,
 )
+from egnn_md.training.tasks import load_config
 
 CONFIG = """
 task = "property"
@@ -348,3 +349,21 @@ def test_ase_calculator(model_file: Path) -> None:
     calculator.model.bond_lengths.longest.fill_(1.0)
     with pytest.warns(ExtrapolationWarning, match="relax it"):
         atoms.get_potential_energy()
+
+
+def test_a_diverged_property_model_has_no_score(tmp_path: Path) -> None:
+    """NaN predictions count, but for a property that has no labels to learn from."""
+    data = molecules()
+    targets = data.targets.copy()
+    targets[data.split == 0, NAMES.index("mu")] = np.nan  # labels of mu for validation alone
+    write_qm9(replace(data, targets=targets), tmp_path / "qm9.npz")
+    (tmp_path / "config.toml").write_text(CONFIG)
+    task = PropertyTask(load_config(tmp_path / "config.toml"), [tmp_path / "qm9.npz"])  # type: ignore[arg-type]
+    model = task.build_model()
+    batch = task.batches(model)[1][list(range(8))]
+    errors = task.errors(task.error_sums(model, batch))
+    assert errors["score"].isfinite()
+    assert errors["mu_mae"].isnan()
+    with torch.no_grad():
+        next(model.network.parameters()).fill_(torch.nan)
+    assert task.errors(task.error_sums(model, batch))["score"].isnan()

@@ -23,6 +23,8 @@ from egnn_md.models.potential import Potential
 from egnn_md.neighbors import neighbor_list
 from egnn_md.training.config import ConfigError
 from egnn_md.training.loop import Resources, RunFolderError, train
+from egnn_md.training.potential import PotentialTask
+from egnn_md.training.tasks import load_config
 
 NAMES = ("H2O", "CH4", "NH3", "CH3OH", "C2H4", "HCN", "H2CO", "C2H6", "N2H4", "HCOOH")
 CONFIG = """
@@ -188,3 +190,26 @@ def test_mistakes_are_told(run_setup: Callable[..., Path]) -> None:
     (folder / "run" / "config.toml").write_text(good)
     with pytest.raises(RunFolderError, match="--resume"):
         train(config, output=folder / "run")
+
+
+@pytest.mark.parametrize("part", ["all", "some"])
+def test_a_diverged_model_has_no_score(part: str, run_setup: Callable[..., Path]) -> None:
+    """NaN predictions are no missing labels: the score must not become better for them."""
+    folder = run_setup()
+    config = load_config(folder / "config.toml")
+    task = PotentialTask(config, [folder / "frames.npz"])
+    model = task.build_model()
+    batch = task.batches(model)[1][[0, 1, 2]]
+    whole = task.errors(task.error_sums(model, batch))["score"]
+    assert whole.isfinite()
+    with torch.no_grad():
+        if part == "all":
+            model.readout[-1].weight.fill_(torch.nan)
+        else:  # one element's atoms only
+            (embedding,) = (p for name, p in model.named_parameters() if "embedding" in name)
+            counts = torch.bincount(batch.graph.atomic_numbers)
+            rarest = min(model.config.elements, key=lambda z: int(counts[z]) if z < len(counts) and counts[z] else 999)
+            embedding[model.config.elements.index(rarest)] = torch.nan
+    sums = task.error_sums(model, batch)
+    assert not task.errors(sums)["score"].isfinite()
+    assert sums[1] == batch.forces.numel()

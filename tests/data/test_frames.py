@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,9 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from graphs import crystal, make_graph, molecule
 
-from egnn_md.data.frame_batches import FrameBatches
-from egnn_md.data.frames import (
-    DataError,
-    EdgeTable,
-    Frames,
-    assign_split,
-    concatenate,
-    ragged_rows,
-    read_frames,
-)
+from egnn_md.data.frame_batches import EdgeTable, FrameBatches
+from egnn_md.data.frames import DataError, Frames, concatenate, ragged_rows, read_frames
+from egnn_md.data.split import assign_split
 from egnn_md.graph import Graph
 from egnn_md.training.sampling import StepBatch, StepSampler
 
@@ -293,3 +287,79 @@ def test_every_pass_sees_every_frame_and_resumes_anywhere() -> None:
     assert steps(4) == whole[4:]
     assert steps(0, seed=4) != whole
     assert [len(step) for step in StepSampler(3, 16, 2, 0, lambda: 0)] == [3, 3]
+
+
+def test_cell_shifts_of_any_size_are_kept() -> None:
+    """An atom that was never wrapped, 200 cells away, has the neighbours of its image."""
+    cell, n = np.diag([3.0, 30.0, 30.0]), np.array([2])
+    positions = np.array([[0.0, 0.0, 0.0], [1.0, 0.5, 0.0]])
+    frames = Frames(
+        n_atoms=n,
+        atomic_numbers=np.array([1, 1]),
+        positions=positions,
+        energy=np.zeros(1),
+        forces=None,
+        cell=cell[None],
+        pbc=np.array([[True, False, False]]),
+        stress=None,
+        group=np.array(["a"]),
+        tag=np.array([""]),
+    )
+    away = replace(frames, positions=positions + np.array([[0.0, 0.0, 0.0], [200 * 3.0, 0.0, 0.0]]))
+    lengths = []
+    for each in (frames, away):
+        graph = FrameBatches(each, EdgeTable.build(each, CUTOFF), torch.float64)[[0]].graph
+        lengths.append(graph.edge_vectors().norm(dim=1).sort().values)
+    assert torch.allclose(*lengths)
+
+
+def test_differences_are_taken_before_positions_are_rounded(tmp_path: Path) -> None:
+    frames = read_frames(written(tmp_path / "data.npz"))
+    far = replace(frames, positions=frames.positions.astype(np.float64) + 4096.0)
+    near, there = (
+        FrameBatches(each, EdgeTable.build(frames, CUTOFF), torch.float32)[[0, 1, 2]].graph.edge_vectors()
+        for each in (frames, far)
+    )
+    assert (near - there).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("said", [{"charge": 1}, {"total_charge": -1.0}, {"spin": 3}, {"multiplicity": 2}])
+@pytest.mark.parametrize("suffix", ["extxyz", "npz"])
+def test_charged_frames_and_open_shells_do_not_train_a_neutral_model(
+    said: dict[str, float], suffix: str, tmp_path: Path
+) -> None:
+    structures = []
+    for k, name in enumerate(("H2O", "CH4", "NH3")):
+        atoms = Atoms(*molecule(name))
+        atoms.info |= {"energy": -float(k)} | (said if k == 1 else {"charge": 0, "spin": 1})
+        structures.append(atoms)
+    path = tmp_path / f"data.{suffix}"
+    if suffix == "extxyz":
+        ase.io.write(path, structures)
+    else:
+        charges = [0.0, said.get("charge", said.get("total_charge", 0.0)), 0.0]
+        np.savez(
+            path,
+            n_atoms=[len(atoms) for atoms in structures],
+            atomic_numbers=np.concatenate([atoms.numbers for atoms in structures]),
+            positions=np.concatenate([atoms.positions for atoms in structures]),
+            energy=[-0.0, -1.0, -2.0],
+            charge=charges,
+            multiplicity=[1, said.get("spin", said.get("multiplicity", 1)), 1],
+        )
+    frames = read_frames(path)
+    with pytest.raises(DataError, match="frame 1: charge"):
+        frames.check_closed_shells()
+    with pytest.raises(DataError, match="frame 4: charge"):
+        concatenate([frames.select(np.array([0, 2, 0])), frames]).check_closed_shells()
+    frames.select(np.array([0, 2])).check_closed_shells()
+
+
+def test_a_frame_without_a_group_leaves_the_others_theirs(tmp_path: Path) -> None:
+    structures = [Atoms(*molecule("H2O")) for _ in range(3)]
+    for k, atoms in enumerate(structures):
+        atoms.info["energy"] = 0.0
+        if k != 1:
+            atoms.info["group"] = f"run{k}"
+    ase.io.write(tmp_path / "d.extxyz", structures)
+    assert read_frames(tmp_path / "d.extxyz").group.tolist() == ["run0", "1:2-8:1", "run2"]
