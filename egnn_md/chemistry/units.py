@@ -15,6 +15,8 @@ ATOMIC_MASS: Final = 1.66053906660e-27
 
 KJ_PER_MOL_PER_EV: Final = ELEMENTARY_CHARGE * AVOGADRO * 1e-3
 """1 eV = 96.48533212331 kJ/mol."""
+KCAL_PER_MOL_PER_EV: Final = KJ_PER_MOL_PER_EV / 4.184
+"""1 eV = 23.0605 kcal/mol (thermochemical calories)."""
 ANGSTROM_PER_NM: Final = 10.0
 BOLTZMANN: Final = 1.380649e-23 / ELEMENTARY_CHARGE
 """eV/K."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from egnn_md import units
+from egnn_md.chemistry import units
 
 CODATA_2018 = [
     ("KJ_PER_MOL_PER_EV", 96.48533212331),  # exact in the SI: e × N_A
+    ("KCAL_PER_MOL_PER_EV", 23.06054783),  # e × N_A / 4184
     ("BOLTZMANN", 8.617333262e-5),  # eV/K
     ("ANGSTROM_PER_BOHR", 0.529177210903),
     ("EV_PER_HARTREE", 27.211386245988),
