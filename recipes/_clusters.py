@@ -1,0 +1,158 @@
+"""Jobs of several molecules: contacts, clusters about ions, droplets, collisions, lone ions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+from _contacts import MONATOMIC, Fragment, dock, fragment, fragments, join, monatomic, rotation, surround
+from _gfn2 import Dropped, Frame, Job, Teacher, langevin, thermal_velocities
+from _motion import attempt, proton_moved
+from _sources import Source
+from ase.data import atomic_masses
+
+
+class Pool:
+    """Thermal pieces for one chunk's clusters: molecules, a third of them ions, water, bare ions."""
+
+    def __init__(self, source: Source, rng: np.random.Generator, count: int = 60) -> None:
+        self.rng = rng
+        self.ions = [monatomic(symbol) for symbol in MONATOMIC]
+        self.water = fragments(source.water[0], 10, rng)
+        self.neutral: list[Fragment] = []
+        self.charged: list[Fragment] = []
+        charged = [piece for piece in source.small if piece.charge]
+        for index in range(count):
+            pieces = source.ions if index % 3 == 0 else charged if index % 9 == 1 else source.small
+            try:
+                made = fragments(pieces[rng.integers(len(pieces))], 3, rng)
+            except Dropped:
+                continue
+            (self.charged if made[0].charge else self.neutral).extend(made)
+
+    def draw(self, ionic: float) -> Fragment:
+        draw = self.rng.random()
+        if draw < ionic:
+            row = self.ions if self.rng.random() < 0.5 else self.charged
+        else:
+            row = self.water if self.rng.random() < 0.2 else self.neutral
+        return row[self.rng.integers(len(row))]
+
+
+def contacts(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
+    pool = Pool(source, rng)
+    while True:
+        yield partial(_contact, pool, rng)
+
+
+def _contact(pool: Pool, rng: np.random.Generator) -> Iterator[Frame | Dropped]:
+    """A dimer, or a trimer, at four distances of one approach from 0.7 to 2 contacts."""
+    first, second = pool.draw(0.35), pool.draw(0.35)
+    if abs(first.charge + second.charge) > 2:
+        raise Dropped("too highly charged")
+    if rng.random() < 0.15:
+        first = dock(first, pool.draw(0.2), rng).at(rng.uniform(0.85, 1.2))
+    approach = dock(first, second, rng)
+    teacher: Teacher | None = None
+    for low, high in ((0.7, 0.9), (0.85, 1.05), (1.0, 1.4), (1.3, 2.0)):
+        pair = approach.at(rng.uniform(low, high))
+        teacher = teacher or Teacher(pair.numbers, pair.charge)
+        yield attempt(teacher, pair.positions, pair.group, "contact")
+    if rng.random() < 0.5:
+        near = approach.at(rng.uniform(0.75, 1.0))
+        moved = proton_moved(near.numbers, near.positions, rng)
+        if moved is not None:
+            yield attempt(teacher, moved, near.group, "proton")
+
+
+def clusters(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
+    pool = Pool(source, rng)
+    while True:
+        yield partial(_cluster, pool, rng)
+
+
+def _cluster(pool: Pool, rng: np.random.Generator) -> Iterator[Frame | Dropped]:
+    """A bare or other ion among ligands, or molecules about each other: as put together, and after some motion."""
+    center = pool.draw(0.7)
+    count = int(rng.integers(2, 7)) if abs(center.charge) == 2 else int(rng.integers(1, 5))
+    counter = [i for i in (*pool.ions, *pool.charged) if i.charge * center.charge < 0 and len(i.numbers) < 12]
+    ligands = [pool.water[rng.integers(10)] if rng.random() < 0.6 else pool.draw(0.0) for _ in range(count)]
+    if counter and rng.random() < 0.3:
+        ligands[0] = counter[rng.integers(len(counter))]
+    cluster = surround(center, [ligand for ligand in ligands if len(ligand.numbers) < 14], rng)
+    yield from _settled(cluster, "cluster", rng)
+
+
+def _settled(cluster: Fragment, tag: str, rng: np.random.Generator) -> Iterator[Frame | Dropped]:
+    teacher = Teacher(cluster.numbers, cluster.charge)
+    positions = cluster.positions - cluster.positions.mean(0)
+    yield attempt(teacher, positions, cluster.group, tag)
+    temperature = float(rng.choice([200.0, 300.0, 500.0]))
+    velocities = thermal_velocities(cluster.numbers, temperature, rng)
+    run = langevin(teacher, cluster.numbers, positions, velocities, temperature, 8, rng, friction=0.1, timestep=1.5)
+    for step, (points, _, label) in enumerate(run, 1):
+        if step in (3, 5, 8):
+            yield Frame(cluster.numbers, points, label, cluster.charge, tag, cluster.group, temperature)
+
+
+def droplets(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
+    """Water cut out of larger clusters, with or without an ion or a molecule in its middle."""
+    pool = Pool(source, rng, 30)
+    water = np.flatnonzero(np.isin(source.conformations.arrays["tag"], ("water30", "water60")))
+    while True:
+        numbers, positions = source.conformations.structure(int(rng.choice(water)))
+        oxygen, hydrogen = positions[numbers == 8], positions[numbers == 1]
+        own = np.linalg.norm(oxygen[:, None] - hydrogen, axis=-1).argsort(axis=1)[:, :2]
+        yield partial(_droplet, np.concatenate([oxygen[:, None], hydrogen[own]], axis=1), pool, rng)
+
+
+def _droplet(waters: np.ndarray, pool: Pool, rng: np.random.Generator) -> Iterator[Frame | Dropped]:
+    oxygen = waters[:, 0]
+    center = oxygen[rng.integers(len(waters))]
+    order = np.argsort(np.linalg.norm(oxygen - center, axis=1))
+    count = int(rng.integers(3, 13))
+    around = [fragment(np.array([8, 1, 1]), waters[index] - center, 0, "O") for index in order[: count + 4]]
+    if rng.random() < 0.4:
+        cluster, *rest = around[:count]
+    else:
+        guest, rest = pool.draw(0.6), around
+        turned = (guest.positions - guest.positions.mean(0)) @ rotation(rng).T
+        cluster = fragment(guest.numbers, turned, guest.charge, guest.group) if len(turned) > 1 else guest
+    for water in rest:
+        distances = np.linalg.norm(cluster.positions[:, None] - water.positions, axis=-1)
+        if len(cluster.numbers) < 40 and (distances > 0.72 * (cluster.radii[:, None] + water.radii)).all():
+            cluster = join(cluster, water, water.positions)
+    yield from _settled(cluster, "droplet", rng)
+
+
+def collisions(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
+    pool = Pool(source, rng)
+    while True:
+        yield partial(_collision, pool, rng)
+
+
+def _collision(pool: Pool, rng: np.random.Generator) -> Iterator[Frame | Dropped]:
+    """Two small molecules thrown at each other with 0.5-8 eV: reactions, near and done."""
+    first, second = pool.draw(0.15), pool.draw(0.15)
+    if len(first.numbers) + len(second.numbers) > 20 or abs(first.charge + second.charge) > 1:
+        raise Dropped("too large or too highly charged")
+    approach = dock(first, second, rng)
+    pair = approach.at(1.0)
+    masses = atomic_masses[pair.numbers]
+    side = np.arange(len(masses)) < len(first.numbers)
+    heavy, light = masses[side].sum(), masses[~side].sum()
+    speed = np.sqrt(2 * rng.uniform(0.5, 8.0) * (heavy + light) / (heavy * light))
+    velocities = thermal_velocities(pair.numbers, 500.0, rng)
+    velocities += np.where(side, light, -heavy)[:, None] / (heavy + light) * speed * approach.line
+    teacher = Teacher(pair.numbers, pair.charge)
+    run = langevin(teacher, pair.numbers, pair.positions, velocities, 500.0, 36, rng, friction=0.0)
+    for step, (points, _, label) in enumerate(run, 1):
+        if step % 4 == 0:
+            yield Frame(pair.numbers, points - points.mean(0), label, pair.charge, "collision", pair.group, 500.0)
+
+
+def lone_ions(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
+    for symbol in MONATOMIC if chunk == 0 else ():
+        ion = monatomic(symbol)
+        yield lambda ion=ion: [attempt(Teacher(ion.numbers, ion.charge), ion.positions, ion.group, "ion")]
