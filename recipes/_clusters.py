@@ -55,7 +55,10 @@ def _contact(pool: Pool, rng: np.random.Generator) -> Iterator[Frame | Dropped]:
         first = dock(first, pool.draw(0.2), rng).at(rng.uniform(0.85, 1.2))
     approach = dock(first, second, rng)
     teacher: Teacher | None = None
-    for low, high in ((0.7, 0.9), (0.85, 1.05), (1.0, 1.4), (1.3, 2.0)):
+    ranges = ((0.7, 0.9), (0.85, 1.05), (1.0, 1.4), (1.3, 2.0))
+    # from further off a bare dication takes an electron: no closed shell
+    dication = 2 in (first.charge, second.charge) and min(first.charge, second.charge) >= 0
+    for low, high in ranges[:2] if dication else ranges:
         pair = approach.at(rng.uniform(low, high))
         teacher = teacher or Teacher(pair.numbers, pair.charge)
         yield attempt(teacher, pair.positions, pair.group, "contact")

@@ -16,6 +16,8 @@ from tblite.interface import Calculator
 MAX_FORCE = 40.0  # eV/A: beyond it a frame is of no use to a potential for chemistry
 MIN_GAP = 0.5  # eV: below it a closed shell is not what the structure is
 
+MAX_ITERATIONS = 60  # closed shells take 10-25; what takes more is hardly ever one
+
 
 class Dropped(RuntimeError):
     """A structure without a usable label; the message is its reason, in a word or two."""
@@ -68,7 +70,7 @@ class Teacher:
                 "GFN2-xTB", self.numbers, positions / Bohr, charge=float(self.charge), uhf=0, **lattice
             )
             self._calculator.set("verbosity", 0)
-            self._calculator.set("max-iter", 120)
+            self._calculator.set("max-iter", MAX_ITERATIONS)
         try:
             self._calculator.update(positions / Bohr)
             self._last = result = self._calculator.singlepoint(self._last)

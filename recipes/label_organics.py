@@ -14,8 +14,8 @@ from _kinds import KINDS, Source
 from _merge import merge
 
 CYCLE = (
-    "ions contacts torsions thermal clusters distortions states relabelled test contacts droplets torsions thermal "
-    "collisions peptides testframes contacts clusters torsions thermal states relabelled ligands test solvated"
+    "ions thermal contacts torsions states clusters distortions thermal relabelled test contacts droplets torsions "
+    "thermal collisions peptides testframes contacts states clusters torsions thermal ligands test solvated"
 ).split()
 
 
