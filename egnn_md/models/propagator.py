@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from egnn_md.models.bounds import check_positive, check_sizes
 from egnn_md.nn.egnn import EGNN
 
 UNITS: Final = {"length": "of the data", "time": "of the data"}
@@ -51,7 +52,8 @@ class VelocityEGNNConfig:
     """Infer which pairs matter, eq. 8."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "duration", "hidden_dim", "n_layers")
+        check_sizes(self)
+        check_positive(self, "duration")
 
 
 class VelocityEGNN(nn.Module):
@@ -111,7 +113,8 @@ class IntegratorConfig:
     """Longest sub-step unless the caller asks for a number of sub-steps."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "duration", "hidden_dim", "n_layers", "substep")
+        check_sizes(self)
+        check_positive(self, "duration", "substep")
 
 
 class PairAcceleration(nn.Module):
@@ -213,10 +216,3 @@ class _BoundGradient(torch.autograd.Function):
         length = torch.cat(gradients, -1).square().sum((1, 2), keepdim=True).sqrt()
         scale = (bound / (length + 1e-30)).clamp(max=1.0)
         return gradients[0] * scale, gradients[1] * scale, None
-
-
-def _check_positive(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive, not {value!r}")

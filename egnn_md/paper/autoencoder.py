@@ -13,6 +13,7 @@ from typing import Final, Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from egnn_md.models.bounds import check_sizes
 from egnn_md.nn.egnn import EGNN, one_over_others
 from egnn_md.nn.ops import gather, segment_sum
 
@@ -54,9 +55,7 @@ class GraphAutoencoderConfig:
     def __post_init__(self) -> None:
         if self.encoder not in get_args(Encoder):
             raise ValueError(f"encoder must be one of {get_args(Encoder)}, not {self.encoder!r}")
-        for name in ("embedding_dim", "hidden_dim", "n_layers"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a positive number, not {getattr(self, name)!r}")
+        check_sizes(self)
         if self.soft_edges and self.encoder == "radial-field":
             raise ValueError("soft_edges weigh messages, which a radial field does not have")
 

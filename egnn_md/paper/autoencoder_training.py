@@ -25,7 +25,7 @@ from egnn_md.paper.autoencoder_metrics import (
     evaluate_side,
     plot_logits,
 )
-from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
+from egnn_md.training.config import ConfigError, DataConfig, Depth, RunConfig, Section, TrainingConfig, Width
 from egnn_md.training.task import LearningCurve
 
 
@@ -40,9 +40,9 @@ class AutoencoderModelConfig(Section):
     """The network; see `GraphAutoencoderConfig`."""
 
     encoder: Encoder = "egnn"
-    embedding_dim: int = Field(8, ge=1)
-    hidden_dim: int = Field(64, ge=1)
-    n_layers: int = Field(4, ge=1)
+    embedding_dim: Width = 8
+    hidden_dim: Width = 64
+    n_layers: Depth = 4
     soft_edges: bool = False
 
     @model_validator(mode="after")

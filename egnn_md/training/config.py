@@ -6,9 +6,16 @@ key is an error that names the nearest known one.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from egnn_md.models.bounds import LARGEST
+
+Width = Annotated[int, Field(ge=1, le=LARGEST["hidden_dim"])]
+"""Channels of a network."""
+Depth = Annotated[int, Field(ge=1, le=LARGEST["n_layers"])]
+"""Layers of a network."""
 
 
 class ConfigError(ValueError):
@@ -16,9 +23,9 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
-    """A table of the file: frozen, no unknown keys."""
+    """A table of the file: frozen, no unknown keys, finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
 class DataConfig(Section):

@@ -31,7 +31,7 @@ from egnn_md.data.flow import Segments, read_segments
 from egnn_md.data.frames import DataError
 from egnn_md.models.flow import FlowConfig, FlowMap
 from egnn_md.nn.ops import segment_sum
-from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
+from egnn_md.training.config import ConfigError, DataConfig, Depth, RunConfig, Section, TrainingConfig, Width
 from egnn_md.training.flow_segments import FlowBatch, FlowBatches, SampleOf
 from egnn_md.training.task import LearningCurve
 
@@ -55,11 +55,11 @@ class FlowModelConfig(Section):
     """fs."""
     cutoff: float = Field(5.0, gt=0)
     """Å."""
-    hidden_dim: int = Field(64, ge=1)
-    message_dim: int = Field(64, ge=1)
-    n_layers: int = Field(2, ge=1)
-    n_vectors: int = Field(16, ge=1)
-    n_radial: int = Field(16, ge=1)
+    hidden_dim: Width = 64
+    message_dim: Width = 64
+    n_layers: Depth = 2
+    n_vectors: Width = 16
+    n_radial: Width = 16
 
 
 class FlowTrainingConfig(TrainingConfig):

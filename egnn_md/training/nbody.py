@@ -22,7 +22,7 @@ from egnn_md.models.propagator import (
     VelocityEGNN,
     VelocityEGNNConfig,
 )
-from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
+from egnn_md.training.config import ConfigError, DataConfig, Depth, RunConfig, Section, TrainingConfig, Width
 from egnn_md.training.task import LearningCurve
 
 
@@ -38,8 +38,8 @@ class NBodyModelConfig(Section):
 
     network: Literal["integrator", "egnn"] = "integrator"
     """A learned acceleration in velocity Verlet, or the paper's layers that jump."""
-    hidden_dim: int = Field(32, ge=1)
-    n_layers: int = Field(2, ge=1)
+    hidden_dim: Width = 32
+    n_layers: Depth = 2
     """Hidden layers of the acceleration, or EGCLs."""
     soft_edges: bool = False
     """Of the paper's layers: infer which pairs matter, eq. 8."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from egnn_md.training.config import DataConfig, RunConfig, Section, TrainingConfig
+from egnn_md.training.config import DataConfig, Depth, RunConfig, Section, TrainingConfig, Width
 
 
 class PotentialDataConfig(DataConfig):
@@ -26,11 +26,11 @@ class PotentialModelConfig(Section):
     network: Literal["vectors", "invariant", "coordinates"] = "vectors"
     cutoff: float = Field(5.0, gt=0)
     """Å."""
-    hidden_dim: int = Field(64, ge=1)
-    message_dim: int = Field(64, ge=1)
-    n_layers: int = Field(3, ge=1)
-    n_vectors: int = Field(16, ge=1)
-    n_radial: int = Field(20, ge=1)
+    hidden_dim: Width = 64
+    message_dim: Width = 64
+    n_layers: Depth = 3
+    n_vectors: Width = 16
+    n_radial: Width = 20
     core_start: float = Field(0.5, gt=0)
     core_end: float = Field(0.75, gt=0)
     """Sums of covalent radii; see `PotentialConfig`. With init_from the only keys of [model] that count: they have no

@@ -33,7 +33,7 @@ from egnn_md.models.property import MASSES, PropertyConfig, PropertyModel
 from egnn_md.models.property_networks import READOUTS, MoleculeBatch
 from egnn_md.neighbors import molecules_graph
 from egnn_md.nn.compilation import CompiledModule
-from egnn_md.training.config import ConfigError, DataConfig, RunConfig, Section, TrainingConfig
+from egnn_md.training.config import ConfigError, DataConfig, Depth, RunConfig, Section, TrainingConfig, Width
 from egnn_md.training.task import LearningCurve
 
 SMALLEST_ERROR = 1e-4
@@ -59,11 +59,11 @@ class PropertyModelConfig(Section):
     """What to predict; "vectors" predicts all twelve."""
     cutoff: float = Field(5.0, gt=0)
     """Å; "vectors" only."""
-    hidden_dim: int = Field(96, ge=1)
-    message_dim: int = Field(96, ge=1)
-    n_layers: int = Field(3, ge=1)
-    n_vectors: int = Field(24, ge=1)
-    n_radial: int = Field(20, ge=1)
+    hidden_dim: Width = 96
+    message_dim: Width = 96
+    n_layers: Depth = 3
+    n_vectors: Width = 24
+    n_radial: Width = 20
 
 
 class PropertyTrainingConfig(TrainingConfig):

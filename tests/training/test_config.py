@@ -53,6 +53,11 @@ def test_the_result_cannot_be_changed(tmp_path: Path) -> None:
         ("[model]\nhiden_dim = 3", "unknown key 'model.hiden_dim'; did you mean 'hidden_dim'?"),
         ('[model]\nnetwork = "vector"', "model.network"),
         ("[model]\ncutoff = 0", "model.cutoff"),
+        ("[model]\ncutoff = inf", "model.cutoff"),
+        ("learning_rate = inf", "training.learning_rate"),
+        ("[model]\nn_layers = 200000", "model.n_layers: Input should be less than or equal to 100"),
+        ("[model]\nhidden_dim = 100000", "model.hidden_dim"),
+        ("[model]\nhidden_dim = 32.5", "model.hidden_dim"),
         ("[modle]\nhidden_dim = 3", "unknown key 'modle'; did you mean 'model'?"),
     ],
 )
