@@ -24,6 +24,7 @@ from egnn_md.chemistry.elements import NUMBER_OF
 from egnn_md.chemistry.targets import BY_NAME, NAMES, TARGETS
 from egnn_md.data.frames import Array, DataError, check_arrays, ragged_rows, read_npz
 from egnn_md.data.sdf import next_record, parse_molecule
+from egnn_md.storage import write_npz
 
 N_MOLECULES: Final = 133_885
 N_UNCHARACTERIZED: Final = 3_054
@@ -296,4 +297,5 @@ def _read_npz(path: Path) -> Molecules:
 def write_qm9(molecules: Molecules, path: str | Path) -> None:
     """Write an npz that `read_qm9` reads, in a second where an archive takes a minute."""
     arrays = {name: getattr(molecules, name) for name in ("index", "n_atoms", "atomic_numbers", "targets", "split")}
-    np.savez_compressed(path, positions=molecules.positions.astype(np.float32), target_names=np.array(NAMES), **arrays)
+    arrays |= {"positions": molecules.positions.astype(np.float32), "target_names": np.array(NAMES)}
+    write_npz(Path(path), arrays)

@@ -25,15 +25,15 @@ def read_structure(name_or_path: str) -> Atoms:
 
     Raises StructureError for missing, empty or unreadable files, unknown names, and all that `check_structure` refuses.
     """
-    path = Path(name_or_path.rsplit("@", 1)[0])
-    atoms = _read_file(name_or_path, path) if path.exists() else _build(name_or_path)
+    path, index = file_and_index(name_or_path)
+    atoms = _read_file(path, index) if path.exists() else _build(name_or_path)
     check_structure(atoms, name_or_path)
     return atoms
 
 
 def read_topology(name_or_path: str, atoms: Atoms) -> Any:
     """mdtraj's topology (chains, residues, bonds) of a PDB file, if it is one and has these atoms; else None."""
-    path = Path(name_or_path.rsplit("@", 1)[0])
+    path, _ = file_and_index(name_or_path)
     if path.suffix.lower() not in (".pdb", ".ent") or not path.exists():
         return None
     import mdtraj
@@ -46,16 +46,30 @@ def read_topology(name_or_path: str, atoms: Atoms) -> Any:
     return topology if numbers == atoms.get_atomic_numbers().tolist() else None
 
 
-def _read_file(name: str, path: Path) -> Atoms:
+def file_and_index(name: str) -> tuple[Path, int]:
+    """'file@0' -> the file and the number of its frame, -1 for the last; an "@" in the name of a file is part of it.
+
+    Raises StructureError for a frame that is no number.
+    """
+    stem, at, index = name.rpartition("@")
+    if not at or Path(name).exists() or not Path(stem).exists():
+        return Path(name), -1
+    try:
+        return Path(stem), int(index)
+    except ValueError:
+        raise StructureError(f"{name}: one structure is needed, file@0 is the first, not {index!r}") from None
+
+
+def _read_file(path: Path, index: int) -> Atoms:
     import ase.io
 
     if path.is_dir() or path.stat().st_size == 0:
         raise StructureError(f"{path} is {'a folder' if path.is_dir() else 'empty'}: give a file with a structure")
     try:
-        atoms = ase.io.read(name)
+        atoms = ase.io.read(path, index=index, do_not_split_by_at_sign=True)
     except Exception as error:  # ase's readers raise whatever their parsing trips on
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise StructureError(f"ase cannot read {name}: {reason}") from error
+        raise StructureError(f"ase cannot read {path}: {reason}") from error
     atoms.calc = None  # labels of the file are not ours
     return atoms
 

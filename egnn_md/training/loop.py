@@ -14,9 +14,10 @@ from typing import Any, cast
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
-from egnn_md.checkpoint import read_header, save
+from egnn_md.checkpoint import read_header, resolve, save, shipped_models
 from egnn_md.data.frames import DataError
 from egnn_md.memory import keep_freed_memory
+from egnn_md.storage import write_json
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig
 from egnn_md.training.sampling import StepBatch, StepSampler
 from egnn_md.training.task import Task
@@ -54,14 +55,20 @@ def train(
     config = load_config(config_file)
     folder = Path(output or config.output or f"{config.name}-run")
     places = [data_folder, os.environ.get("EGNN_MD_DATA"), config_file.parent]
+    init_from = _findable(config.init_from)
     data_files = find_files(config.data, [Path(place) for place in places if place is not None])
     if is_first_process():
         if (folder / "config.toml").exists():
             raise RunFolderError(f"{folder} already holds a run: --resume {folder} goes on with it, -o names another")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.json").write_text(json.dumps({"data": [str(path.resolve()) for path in data_files]}, indent=2))
+        write_json(folder / "run.json", {"data": [str(path.resolve()) for path in data_files], "init_from": init_from})
         shutil.copyfile(config_file, folder / "config.toml")
-    return _run(config, data_files, folder, resources or Resources())
+    return _run(config, init_from, data_files, folder, resources or Resources())
+
+
+def _findable(init_from: str | None) -> str | None:
+    """The checkpoint's absolute path, or a shipped model's name: what a resumed run finds from any folder."""
+    return init_from if init_from is None or init_from in shipped_models() else str(resolve(init_from).resolve())
 
 
 def resume(folder: str | Path, resources: Resources | None = None) -> Path:
@@ -69,10 +76,12 @@ def resume(folder: str | Path, resources: Resources | None = None) -> Path:
     folder = Path(folder)
     try:
         config = load_config(folder / "config.toml")
-        data_files = [Path(name) for name in json.loads((folder / "run.json").read_text())["data"]]
+        found = json.loads((folder / "run.json").read_text())
+        data_files = [Path(name) for name in found["data"]]
+        init_from = found.get("init_from", config.init_from)
     except (ConfigError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise RunFolderError(f"{folder} is no run folder that can be resumed: {error}") from error
-    return _run(config, data_files, folder, resources or Resources())
+    return _run(config, init_from, data_files, folder, resources or Resources())
 
 
 def is_first_process() -> bool:
@@ -85,7 +94,7 @@ def find_files(data: DataConfig, places: list[Path]) -> list[Path]:
     found = []
     for name in data.files:
         candidates = [place / name for place in places] if not Path(name).is_absolute() else [Path(name)]
-        existing = [path for path in candidates if path.is_file()]
+        existing = [path for path in candidates if path.exists()]
         if not existing:
             looked = ", ".join(str(path.parent) for path in candidates)
             raise DataError(f"no data file {name!r} in {looked}: give its folder with --data or $EGNN_MD_DATA")
@@ -93,7 +102,7 @@ def find_files(data: DataConfig, places: list[Path]) -> list[Path]:
     return found
 
 
-def _run(config: RunConfig, data_files: list[Path], folder: Path, resources: Resources) -> Path:
+def _run(config: RunConfig, init_from: str | None, data_files: list[Path], folder: Path, resources: Resources) -> Path:
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 
@@ -102,10 +111,10 @@ def _run(config: RunConfig, data_files: list[Path], folder: Path, resources: Res
 
     keep_freed_memory()
     settings = config.training
-    task = task_class(config.task)(config, data_files)
+    task = task_class(config.task)(config.model_copy(update={"init_from": init_from}), data_files)
     torch.manual_seed(config.seed)
     module = TaskModule(task, task.build_model(), settings)
-    information = describe(config, task)
+    information = describe(config, task, init_from)
 
     def save_best(progress: dict[str, float]) -> None:
         save(module.averaged_model, folder / "best.safetensors", information | {"training": progress})
@@ -127,10 +136,13 @@ def _run(config: RunConfig, data_files: list[Path], folder: Path, resources: Res
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        devices = int(os.environ.get("LOCAL_WORLD_SIZE", resources.devices))
         trainer = pl.Trainer(
             accelerator=resources.accelerator,
-            devices=int(os.environ.get("LOCAL_WORLD_SIZE", resources.devices)),
+            devices=devices,
             num_nodes=resources.nodes,
+            # A last layer may have outputs that nothing reads: weights without a gradient, not to be waited for.
+            strategy="ddp_find_unused_parameters_true" if devices * resources.nodes > 1 else "auto",
             max_steps=settings.max_steps,
             gradient_clip_val=settings.clip_norm,
             val_check_interval=min(settings.validate_every, settings.max_steps),
@@ -168,7 +180,7 @@ def make_loaders(config: RunConfig, task: Task, model: torch.nn.Module, trainer:
     )
 
 
-def describe(config: RunConfig, task: Task) -> dict[str, Any]:
+def describe(config: RunConfig, task: Task, init_from: str | None = None) -> dict[str, Any]:
     """What a checkpoint says of its training."""
     return {
         "name": config.name,
@@ -176,5 +188,5 @@ def describe(config: RunConfig, task: Task) -> dict[str, Any]:
         "licence": config.licence,
         **task.information(),
         "training_config": config.model_dump(exclude={"output"}),
-        "init_from": None if config.init_from is None else read_header(config.init_from).get("name", config.init_from),
+        "init_from": None if init_from is None else read_header(init_from).get("name", config.init_from),
     }

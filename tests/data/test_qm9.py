@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,3 +196,21 @@ def test_npz_keeps_what_is_missing_missing(tmp_path: Path) -> None:
     targets = read_qm9(tmp_path / "some.npz").targets
     assert targets[:, NAMES.index("gap")].tolist() == [1.0, 2.0]
     assert np.isnan(targets).sum() == 24 - 3
+
+
+def test_a_failure_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "qm9.npz"
+    path.write_bytes(b"old")
+    folder = folder_of_files(tmp_path)
+    with pytest.warns(UserWarning, match="split"):
+        molecules = read_qm9(folder)
+
+    def full(file: Any, **arrays: Any) -> None:
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match="no space"):
+        write_qm9(molecules, path)
+    assert path.read_bytes() == b"old"
+    assert {file.name for file in tmp_path.iterdir()} == {"qm9.npz", "files"}

@@ -21,6 +21,20 @@ def test_names_and_files(tmp_path: Path) -> None:
     assert read_structure(f"{path}@0").get_chemical_formula() == "H2O"
 
 
+def test_an_at_sign_in_a_path_is_part_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "me@home"
+    folder.mkdir()
+    path = folder / "two@300K.extxyz"
+    write(path, [molecule("H2O"), molecule("CH4")])
+    assert read_structure(str(path)).get_chemical_formula() == "CH4"
+    assert read_structure(f"{path}@0").get_chemical_formula() == "H2O"
+    with pytest.raises(StructureError, match="one structure is needed"):
+        read_structure(f"{path}@:")
+    pdb = folder / "w@ter.pdb"
+    write(pdb, molecule("H2O"))
+    assert read_topology(str(pdb), read_structure(str(pdb))) is not None
+
+
 def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write("H2O", molecule("CH4"), format="extxyz")

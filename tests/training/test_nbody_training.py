@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,3 +152,17 @@ def test_mistakes_are_told(make: Callable[..., Path], tmp_path: Path) -> None:
         train(make("integrator", start=12), output=tmp_path / "other", resources=QUIET)
     with pytest.raises(ConfigError, match=r"model\.network"):
         load_config(make("transformer"))
+
+
+def test_two_processes_train_a_network_with_weights_that_nothing_reads(make: Callable[..., Path]) -> None:
+    """The paper's last layer makes features for a layer that does not come."""
+    config = make("egnn", steps=3)
+    module = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "egnn_md.cli", "train"]
+    done = subprocess.run(
+        [sys.executable, *module, str(config), "-o", str(config.parent / "run"), "--device", "cpu"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert isinstance(load(config.parent / "run" / "model.safetensors"), VelocityEGNN)

@@ -21,8 +21,8 @@ from egnn_md.data.frames import DataError
 from egnn_md.graph import Graph
 from egnn_md.models.potential import Potential
 from egnn_md.neighbors import neighbor_list
-from egnn_md.training.config import ConfigError
-from egnn_md.training.loop import Resources, RunFolderError, train
+from egnn_md.training.config import ConfigError, DataConfig
+from egnn_md.training.loop import Resources, RunFolderError, find_files, resume, train
 from egnn_md.training.potential import PotentialTask
 from egnn_md.training.tasks import load_config
 
@@ -172,6 +172,28 @@ def test_fine_tuning_starts_from_the_given_model(run_setup: Callable[..., Path],
     tuned = load(train(folder / "config.toml", output=folder / "run", resources=Resources(progress=False)))
     for (name, value), start in zip(tuned.named_parameters(), load(checkpoint_file).parameters(), strict=True):
         assert torch.allclose(value, start, atol=1e-9), name
+
+
+def test_a_fine_tuning_run_resumes_from_any_folder(
+    run_setup: Callable[..., Path], checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_setup(max_steps=1)
+    text = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(text.replace("seed = 3", f"seed = 3\ninit_from = {checkpoint_file.name!r}"))
+    monkeypatch.chdir(checkpoint_file.parent)
+    train("config.toml", output="run", resources=Resources(progress=False))
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    model = resume(folder / "run", Resources(progress=False))
+    header = read_header(model)
+    assert header["init_from"] == "random"
+    assert str(folder) not in str(header)  # whose folders are whose business
+
+
+def test_a_folder_is_data_too(tmp_path: Path) -> None:
+    (tmp_path / "qm9").mkdir()
+    data = DataConfig(files=["qm9"])
+    assert find_files(data, [tmp_path / "nowhere", tmp_path]) == [tmp_path / "qm9"]
 
 
 def test_mistakes_are_told(run_setup: Callable[..., Path]) -> None:
