@@ -1,0 +1,136 @@
+"""Numbers: random cells against supercells counted by hand, and a long run in pieces."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import Fault, Tally, explore
+
+
+def _brute_force(positions: Any, cell: Any, pbc: Any, cutoff: float) -> list[tuple[int, int, float]]:
+    """All pairs, from every image that can matter, without a neighbour list."""
+    heights = 1.0 / np.maximum(np.linalg.norm(np.linalg.pinv(cell), axis=0), 1e-9)
+    span = positions @ np.linalg.pinv(cell)
+    spread = span.max(0) - span.min(0) if len(span) else np.zeros(3)
+    counts = [int(np.ceil(cutoff / h + s)) if p else 0 for h, p, s in zip(heights, pbc, spread, strict=True)]
+    shifts = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in counts), indexing="ij"), -1).reshape(-1, 3)
+    found = []
+    for shift in shifts:
+        vectors = positions[None] - positions[:, None] + shift @ cell
+        distances = np.linalg.norm(vectors, axis=-1)
+        near = distances < cutoff
+        if not shift.any():
+            np.fill_diagonal(near, False)
+        found += [(int(i), int(j), float(distances[i, j])) for i, j in np.argwhere(near)]
+    return sorted(found)
+
+
+def cells(seconds: float, seed: int) -> Tally:
+    """Neighbour lists of random cells, skewed and small ones included; energies of cells against their supercells."""
+    import torch
+
+    from egnn_md.models.potential import Potential, PotentialConfig
+    from egnn_md.neighbors import GraphBuilder, neighbor_list
+
+    torch.manual_seed(0)
+    size = {"hidden_dim": 8, "message_dim": 8, "n_vectors": 2, "n_layers": 2, "n_radial": 4, "cutoff": 3.5}
+    model = Potential(PotentialConfig((1, 6, 8), (0.0, 0.0, 0.0), **size)).double().eval()
+
+    def energy(numbers: Any, positions: Any, cell: Any) -> tuple[float, Any]:
+        graph = GraphBuilder(3.5, 0.5)(positions, numbers, cell, np.array([True] * 3))
+        prediction = model(graph)
+        return float(prediction.energy), prediction.forces.numpy()
+
+    def case(number: int) -> Any:
+        rng = np.random.default_rng((seed, number))
+
+        def lists() -> None:
+            n = int(rng.integers(1, 9))
+            cell = np.diag(rng.uniform(1.5, 9.0, 3)) + rng.normal(scale=1.0, size=(3, 3))
+            pbc = rng.random(3) < 0.8
+            positions = rng.normal(scale=4.0, size=(n, 3))
+            try:
+                index, shift = neighbor_list(positions, cell, pbc, 3.5)
+            except ValueError as error:
+                if "volume" in str(error):
+                    return
+                raise
+            vectors = positions[index[1]] - positions[index[0]] + (0.0 if shift is None else shift @ cell)
+            ours = sorted(zip(index[0].tolist(), index[1].tolist(), np.linalg.norm(vectors, axis=1).tolist(), strict=True))
+            true = _brute_force(positions, np.where(pbc[:, None], cell, 0.0), pbc, 3.5)
+            if [pair[:2] for pair in ours] != [pair[:2] for pair in true] or not np.allclose(
+                [pair[2] for pair in ours], [pair[2] for pair in true], atol=1e-9
+            ):
+                raise Fault(f"{len(ours)} pairs in place of {len(true)}")
+
+        def supercells() -> None:
+            n = int(rng.integers(1, 5))
+            cell = np.diag(rng.uniform(3.0, 6.0, 3)) + rng.normal(scale=0.5, size=(3, 3))
+            grid = (np.stack(np.meshgrid(*[np.arange(2)] * 3, indexing="ij"), -1).reshape(-1, 3) + 0.5) / 2
+            positions = (grid[rng.permutation(8)[:n]] + rng.normal(scale=0.03, size=(n, 3))) @ cell
+            numbers = rng.choice([1, 6, 8], n)
+            one, forces = energy(numbers, positions, cell)
+            repeats = rng.integers(1, 3, 3)
+            shifts = np.stack(np.meshgrid(*map(np.arange, repeats), indexing="ij"), -1).reshape(-1, 3)
+            many, all_forces = energy(
+                np.tile(numbers, len(shifts)), np.concatenate([positions + s @ cell for s in shifts]), cell * repeats[:, None]
+            )
+            scale = max(1.0, float(np.abs(forces).max()))
+            if abs(many / len(shifts) - one) > 1e-8 * scale or np.abs(all_forces[:n] - forces).max() > 1e-8 * scale:
+                raise Fault(f"a supercell of {repeats.tolist()} differs by {many / len(shifts) - one:.1e} eV")
+
+        def extremes() -> None:
+            cell = np.diag(10.0 ** rng.uniform(-6, 9, 3))
+            pbc = rng.random(3) < 0.7
+            positions = rng.normal(size=(int(rng.integers(1, 200)), 3)) * 10.0 ** rng.uniform(-1, 8)
+            neighbor_list(positions, cell, pbc, 5.0)
+
+        act = (lists, supercells, extremes)[number % 3]
+        return f"cells seed {seed} number {number} ({act.__name__})", act
+
+    tally = Tally("cells")
+    explore(tally, case, seconds)
+    tally.show()
+    return tally
+
+
+def soak(place: Path, steps: int) -> Tally:
+    """One run of so many steps in ten pieces, each a process of its own: flat memory, one unbroken log."""
+    import resource
+
+    from verbs import frames, prepare
+
+    tally, files = Tally("soak"), prepare(place)
+    folder = place / "soak"
+    peaks, rates = [], []
+    for piece in range(1, 11):
+        total = str(piece * steps // 10)
+        words = ["md", "--resume", str(folder), "--steps", total]
+        if piece == 1:
+            words = ["md", str(files["water.xyz"]), "--model", str(files["small.safetensors"]), "--steps", total]
+            words += ["--seed", "1", "--interval", "10", "--format", "xtc", "-o", str(folder), "--overwrite"]
+        began, child = time.monotonic(), os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            os.dup2(2, 1)
+            from egnn_md.cli import main
+
+            main([*words, "--threads", "1"])
+            os._exit(0)
+        _, status, used = os.wait4(child, 0)
+        tally.counts["pieces"] += 1
+        peaks.append(used.ru_maxrss / 1024)
+        rates.append(steps / 10 / (time.monotonic() - began))
+        if status:
+            tally.fault(f"a piece ended with status {status}", f"piece {piece}")
+    frames(folder)
+    tally.counts["steps"] = steps
+    if max(peaks[5:]) > 1.1 * peaks[1]:
+        tally.fault(f"memory grew from {peaks[1]:.0f} to {max(peaks[5:]):.0f} MB", "soak")
+    del resource
+    tally.show()
+    return tally

@@ -1,0 +1,248 @@
+"""What happens to runs: kills at any moment, full disks, folders that cannot be written, company, hostile folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import Tally
+from verbs import Ended, Verb, call, prepare, verbs
+
+
+def _fresh(folder: Path) -> Path:
+    if folder.exists():
+        os.chmod(folder, 0o755)
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _start(verb: Verb, place: Path) -> Path:
+    """An empty folder for a verb; training wants to make its own."""
+    folder = _fresh(place / "inside") / "run"
+    if verb.name != "train":
+        folder.mkdir()
+    return folder
+
+
+def _begun_or_resumed(verb: Verb, folder: Path, **how: Any) -> Ended:
+    """Go on; if there is nothing yet to go on with, begin."""
+    if verb.go_on is None:
+        return call(verb.begin(folder), folder, **how)
+    ended = call(verb.go_on(folder), folder, **how)
+    said = ended.said.lower()
+    if ended.code == 2 and ("nothing to resume" in said or "is finished" in said):
+        return Ended(0, ended.said, ended.seconds, ended.events)
+    if ended.code == 2 and ("no run" in said or "holds no" in said or "no such" in said):
+        if verb.name == "train" and folder.exists():
+            shutil.rmtree(folder)
+        return call(verb.begin(folder), folder, **how)
+    return ended
+
+
+def _judge(tally: Tally, verb: Verb, folder: Path, expected: Any, case: str, ended: Ended) -> None:
+    """Count a run that should have ended well and with the same result as the undisturbed one."""
+    if ended.has_traceback:
+        tally.fault(f"traceback: {ended.said.strip().splitlines()[-1][:150]}", case)
+    elif ended.code != 0:
+        tally.fault(f"does not go on: {ended.said.strip()[-200:]}", case)
+    else:
+        try:
+            same = verb.left(folder) == expected
+        except Exception as error:
+            tally.fault(f"what was left cannot be read: {type(error).__name__} {error}", case)
+            return
+        if not same:
+            tally.fault("another result than without the kill", case)
+
+
+def kills(place: Path, seconds: float, seed: int, only: str = "") -> Tally:
+    """Kill every verb before each of its changes in turn, and at random moments; each goes on and must end the same."""
+    tally, rng, files = Tally("kills"), np.random.default_rng(seed), prepare(place)
+    known = {}
+    chosen = [verb for verb in verbs(files) if only in verb.name]
+    for verb in chosen:
+        folder = _start(verb, place)
+        whole = call(verb.begin(folder), folder)
+        if whole.code not in (0, 1) or whole.has_traceback:
+            tally.fault(f"fails undisturbed: {whole.said.strip()[-300:]}", verb.name)
+            continue
+        known[verb.name] = (whole, verb.left(folder))
+    end, turn = time.monotonic() + seconds, 0
+    order = {verb.name: rng.permutation(np.arange(1, known[verb.name][0].events + 1)) for verb in chosen if verb.name in known}
+    while time.monotonic() < end and known:
+        for verb in chosen:
+            if verb.name not in known or time.monotonic() > end:
+                continue
+            whole, expected = known[verb.name]
+            at_event = turn % 2 == 0 and turn // 2 < len(order[verb.name])
+            how: dict[str, Any] = (
+                {"kill_at": int(order[verb.name][turn // 2])}
+                if at_event
+                else {"kill_after": float(rng.uniform(0, whole.seconds))}
+            )
+            folder, case = _start(verb, place), f"{verb.name}, {how}"
+            first = call(verb.begin(folder), folder, **how)
+            tally.counts[f"{verb.name} killed" if first.code == -9 else f"{verb.name} too quick"] += 1
+            ended = _begun_or_resumed(verb, folder)
+            if ended.code == 1 and whole.code == 1:
+                ended = Ended(0, ended.said, ended.seconds, ended.events)
+            _judge(tally, verb, folder, expected, case, ended)
+        turn += 1
+    tally.show()
+    return tally
+
+
+def full_disks(place: Path, seconds: float, seed: int) -> Tally:
+    """Files that cannot grow beyond some size: one line and no traceback; with room again, the work goes on."""
+    tally, rng, files = Tally("full disks"), np.random.default_rng(seed), prepare(place)
+    known: dict[str, Any] = {}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for verb in verbs(files):
+            if time.monotonic() > end:
+                break
+            folder = _start(verb, place)
+            if verb.name not in known:
+                whole = call(verb.begin(folder), folder)
+                known[verb.name] = (whole, verb.left(folder)) if whole.code in (0, 1) else None
+                folder = _start(verb, place)
+            if known[verb.name] is None:
+                continue
+            size = int(2 ** rng.uniform(5, 17))
+            case = f"{verb.name}, files up to {size} bytes"
+            first = call(verb.begin(folder), folder, largest_file=size)
+            tally.counts["stopped" if first.code not in (0, 1) else "went through"] += 1
+            if first.has_traceback or first.code < 0:
+                tally.fault(f"traceback: {first.said.strip().splitlines()[-1][:150]}", case)
+            ended = _begun_or_resumed(verb, folder)
+            whole, expected = known[verb.name]
+            if ended.code == 1 and whole.code == 1:
+                ended = Ended(0, ended.said, ended.seconds, ended.events)
+            _judge(tally, verb, folder, expected, case, ended)
+    tally.show()
+    return tally
+
+
+def read_only(place: Path) -> Tally:
+    """A folder without the right to write: one line, exit code 2."""
+    tally, files = Tally("read-only folders"), prepare(place)
+    for verb in verbs(files):
+        folder = _start(verb, place)
+        closed = folder if folder.exists() else folder.parent
+        os.chmod(closed, 0o555)
+        ended = call(verb.begin(folder), folder, as_nobody=True)
+        os.chmod(closed, 0o755)
+        tally.counts["refused" if ended.code == 2 else f"exit code {ended.code}"] += 1
+        if ended.has_traceback or ended.code != 2:
+            tally.fault(f"no refusal but {ended.said.strip()[-200:]!r}", verb.name)
+    tally.show()
+    return tally
+
+
+def company(place: Path) -> Tally:
+    """A second process in the folder of a run: refused by name, and the first one's run stays whole."""
+    from verbs import frames
+
+    tally, files = Tally("two processes"), prepare(place)
+    text = files["many.xyz"].read_text()
+    files["many.xyz"].write_text(text * 20)
+    signs = ("log.csv", "config.toml", "t.csv.part")
+    for verb in [verb for verb in verbs(files) if verb.name in ("md xtc", "rollout", "train", "predict csv")]:
+        folder = _start(verb, place)
+        assert verb.go_on is not None
+        words = ["100000" if word in ("60", "30") else word for word in verb.begin(folder)]
+        first = os.fork()
+        if first == 0:
+            call(words, folder, label="-first")
+            os._exit(0)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not any((folder / name).exists() for name in signs):
+            time.sleep(0.01)
+        for what in ("go_on", "begin"):
+            second = call((verb.go_on if what == "go_on" else verb.begin)(folder), folder, kill_after=20.0, label="-second")
+            tally.counts["tried"] += 1
+            if second.code != 2 or "process" not in second.said:
+                tally.fault(f"exit code {second.code} in place of a refusal: {second.said[-150:]!r}", f"{verb.name}, {what}")
+        _end(first)
+        if verb.left is frames:
+            frames(folder)
+    tally.show()
+    return tally
+
+
+def _end(process: int) -> None:
+    """Kill a fork that waits for a child of its own, and the child."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    for child in (*map(int, children), process):
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(process, 0)
+
+
+def hostile(place: Path) -> Tally:
+    """Run folders made to harm: names that lead outside, links, pickles. Nothing outside is touched."""
+    tally, files = Tally("hostile run folders"), prepare(place)
+    by_name = {verb.name: verb for verb in verbs(files)}
+    victim = place / "victim.txt"
+
+    def attempt(name: str, verb: Verb, spoil: Any) -> None:
+        folder = _start(verb, place)
+        call(verb.begin(folder), folder)
+        victim.write_text("precious\n" * 50)
+        spoil(folder)
+        assert verb.go_on is not None
+        ended = call([*verb.go_on(folder), *(["--steps", "90"] if verb.name.startswith("md") else [])], folder)
+        tally.counts["tried"] += 1
+        if not victim.exists() or victim.read_bytes() != b"precious\n" * 50:
+            tally.fault("a file outside was changed", name)
+        if ended.has_traceback:
+            tally.fault(f"traceback: {ended.said.strip().splitlines()[-1][:150]}", name)
+
+    def marks(name: str, size: int) -> Any:
+        def spoil(folder: Path) -> None:
+            with np.load(folder / "state.npz") as archive:
+                arrays = {key: archive[key] for key in archive.files}
+            details = json.loads(str(arrays["details"]))
+            details["marks"][name] = [size, "00"]
+            np.savez(folder / "state.npz", **{**arrays, "details": np.array(json.dumps(details))})
+
+        return spoil
+
+    def link(name: str) -> Any:
+        def spoil(folder: Path) -> None:
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to(victim)
+
+        return spoil
+
+    md = by_name["md xtc"]
+    for name in ("../../victim.txt", str(victim), "./../../victim.txt", "..", "."):
+        for size in (0, 5):
+            attempt(f"mark {name} of size {size}", md, marks(name, size))
+    for verb, names in (
+        (md, ("log.csv", "trajectory.xtc", "summary.json", "state.npz", "plot.png", "last.extxyz")),
+        (by_name["rollout"], ("log.csv", "trajectory.traj")),
+        (by_name["train"], ("log.csv", "best.safetensors", "model.safetensors", "last.ckpt", "learning_curve.png")),
+        (by_name["predict csv"], ("t.csv.part", "t.csv.part.json")),
+    ):
+        for name in names:
+            attempt(f"{verb.name}: {name} is a link", verb, link(name))
+
+    def pickled(folder: Path) -> None:
+        import pickle
+
+        class Evil:
+            def __reduce__(self) -> Any:
+                return os.remove, (str(victim),)
+
+        (folder / "last.ckpt").write_bytes(pickle.dumps(Evil()))
+
+    attempt("last.ckpt is a pickle that acts", by_name["train"], pickled)
+    tally.show()
+    return tally
