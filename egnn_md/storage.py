@@ -1,14 +1,21 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, by one process at a time, and nowhere but where they belong."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import platform
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+
+class StorageError(ValueError):
+    """A folder or file that must not be written now; the message says why and what to do."""
 
 
 @contextmanager
@@ -42,3 +49,75 @@ def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = True) -
 
     with write_whole(path) as temporary, temporary.open("wb") as file:
         (np.savez_compressed if compress else np.savez)(file, **arrays)
+
+
+class Hold:
+    """A run folder, or one output file, kept from other processes until `release` or the end of this process.
+
+    A lock of the kernel on a file beside it (`.lock` in a folder, `.NAME.lock` beside a file), which goes with the
+    process however that ends; the file says who has it. Within one process a later hold takes over from an earlier one.
+    Where the file system knows no locks, it warns and goes on. Raises StorageError naming the other process, and
+    OSError as writing does.
+    """
+
+    _of_this_process: dict[Path, Hold] = {}  # noqa: RUF012
+
+    def __init__(self, target: Path) -> None:
+        self.target, self._file = target, -1
+        self.path = target / ".lock" if target.is_dir() else target.with_name(f".{target.name}.lock")
+        self.path = self.path.absolute()
+        if (earlier := self._of_this_process.get(self.path)) is not None:
+            earlier.release()
+        while self._file < 0:
+            self._file = self._open()
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+        self._of_this_process[self.path] = self
+
+    def _open(self) -> int:
+        """The locked file; -1 if another process was just giving it up."""
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = os.pread(file, 200, 0).decode(errors="replace") or "another process"
+            os.close(file)
+            raise StorageError(f"{self.target} is in use by {other}: wait until it ends, or end it") from None
+        except OSError as error:
+            warnings.warn(f"{self.target} cannot be locked ({error.strerror}): keep others from it", stacklevel=4)
+        with suppress(FileNotFoundError):
+            if os.stat(self.path).st_ino == os.fstat(file).st_ino:
+                return file
+        os.close(file)
+        return -1
+
+    def release(self) -> None:
+        """Let others have it; twice is as good as once."""
+        if self._file >= 0:
+            self.path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = -1
+            self._of_this_process.pop(self.path, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+@contextmanager
+def releasing_on_error(hold: Hold) -> Iterator[Hold]:
+    """The hold lasts beyond this block, unless something is raised in it."""
+    try:
+        yield hold
+    except BaseException:
+        hold.release()
+        raise
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Raise StorageError if one of these files of a run is a symbolic link: writing would go somewhere else."""
+    for path in paths:
+        if path.is_symlink():
+            raise StorageError(f"{path} is a link to {os.readlink(path)}: a run writes its own files only; remove it")

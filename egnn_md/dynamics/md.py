@@ -27,8 +27,10 @@ from egnn_md.dynamics.openmm_engine import orient
 from egnn_md.dynamics.settings import MDSettings, SettingsError
 from egnn_md.dynamics.simulation import Integrate, Simulation
 from egnn_md.dynamics.starting_structures import StructureError
-from egnn_md.dynamics.state import RestartState, RunError, atom_arrays, build_atoms, prepare_folder
+from egnn_md.dynamics.observers import check_log
+from egnn_md.dynamics.state import RestartState, RunError, atom_arrays, build_atoms, prepare_folder, take_over
 from egnn_md.dynamics.trajectory import Trajectory
+from egnn_md.storage import releasing_on_error
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -47,7 +49,8 @@ def start(
 
     `information` (JSON values: the model's name, …) goes into the summary. `topology`: mdtraj's, of these atoms, for
     trajectory formats that keep residues and bonds. `integrate` makes the integrator. Raises SettingsError if ensemble
-    and structure do not go together, StructureError if the calculator refuses the structure, RunError for the folder.
+    and structure do not go together, StructureError if the calculator refuses the structure, RunError for the folder,
+    StorageError if another process has it.
     """
     check_ensemble(atoms, settings)
     energy = _first_energy(atoms)
@@ -65,11 +68,12 @@ def start(
         "max_extrapolation": None,
     }
     trajectory = Trajectory(folder, settings.format)
-    prepare_folder(folder, overwrite)
-    trajectory.begin(atoms, topology)
-    simulation = Simulation(atoms, settings, folder, information or {}, rng, progress, trajectory, integrate=integrate)
-    simulation.record()
-    simulation.save_state()
+    begun = (atoms, settings, folder, information or {}, rng, progress, trajectory)
+    with releasing_on_error(prepare_folder(folder, overwrite)) as hold:
+        trajectory.begin(atoms, topology)
+        simulation = Simulation(*begun, hold, integrate=integrate)
+        simulation.record()
+        simulation.save_state()
     return simulation
 
 
@@ -82,7 +86,8 @@ def resume(
 ) -> Simulation:
     """Go on with the run whose state was read from `folder`; `steps` is a new total.
 
-    Raises RunError if it blew up, or its files are shorter than the state says.
+    Raises RunError if it blew up, or its files are not what the state says, and StorageError if another process has the
+    folder.
     """
     if state.progress["status"] == "blew_up":
         raise RunError(
@@ -93,15 +98,18 @@ def resume(
     if settings.steps < state.step:
         raise SettingsError(f"steps {settings.steps}: the run in {folder} is at step {state.step} already")
     trajectory = Trajectory(folder, settings.format)
-    trajectory.reopen()
-    for name, mark in state.marks.items():
-        mark.restore(folder / name)
+    with releasing_on_error(take_over(folder, state)) as hold:
+        trajectory.reopen()
+        for name, mark in state.marks.items():
+            mark.restore(folder / name)
+        check_log(folder / "log.csv", state.step, settings.interval, settings.timestep)
     rng = np.random.Generator(np.random.PCG64())
     rng.bit_generator.state = state.rng
     atoms = _with_calculator(state.atoms(), calculator)
     progress = {**state.progress, "status": "running"}
-    begun = (atoms, settings, folder, state.information, rng, progress, trajectory, state.step, state.memory)
-    return Simulation(*begun, integrate=integrate)
+    begun = (atoms, settings, folder, state.information, rng, progress, trajectory, hold, state.step, state.memory)
+    with releasing_on_error(hold):
+        return Simulation(*begun, integrate=integrate)
 
 
 def _first_energy(atoms: Atoms) -> float:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from egnn_md.chemistry.units import EV_PER_A3_PER_BAR
 from egnn_md.dynamics.guard import temperature
+from egnn_md.dynamics.state import RunError
 from egnn_md.dynamics.trajectory import Frame
 
 if TYPE_CHECKING:
@@ -88,3 +89,17 @@ def read_log(path: Path) -> dict[str, NDArray[np.float64]]:
         names = file.readline().strip().split(",")
         table = np.array([line.split(",") for line in file], dtype=np.float64).reshape(-1, len(names))
     return {name: table[:, k] for k, name in enumerate(names)}
+
+
+def check_log(path: Path, n_steps: int, interval: int, timestep: float) -> None:
+    """Raise RunError unless a log has one line for every `interval` of `n_steps` steps, in their order."""
+    try:
+        times = read_log(path)["time_fs"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    expected = interval * timestep * np.arange(n_steps // interval + 1)
+    if times.shape != expected.shape or not np.allclose(times, expected, rtol=1e-9, atol=1e-6):
+        raise RunError(
+            f"{path} does not have one line for each {interval * timestep:g} fs in their order: something else wrote "
+            "there too, and what the trajectory holds cannot be told. Begin anew from last.extxyz"
+        )

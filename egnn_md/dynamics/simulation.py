@@ -17,10 +17,10 @@ from egnn_md.dynamics.guard import BlowUp, Guard, refusals
 from egnn_md.dynamics.integrators import integrator_memory, make_integrator, restore_memory
 from egnn_md.dynamics.observers import Log, extrapolation, frame, observe
 from egnn_md.dynamics.settings import MDSettings
-from egnn_md.dynamics.state import FileMark, RestartState, atom_arrays
+from egnn_md.dynamics.state import FileMark, RestartState, RunError, atom_arrays
 from egnn_md.dynamics.summary import summarize
 from egnn_md.dynamics.trajectory import Frame, Trajectory
-from egnn_md.storage import write_whole
+from egnn_md.storage import Hold, write_whole
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -71,6 +71,7 @@ class Simulation:
         rng: np.random.Generator,
         progress: dict[str, Any],
         trajectory: Trajectory,
+        hold: Hold,
         step: int = 0,
         memory: dict[str, Any] | None = None,
         integrate: Integrate = make_integrator,
@@ -78,6 +79,8 @@ class Simulation:
         self.atoms, self.settings, self.folder, self.information = atoms, settings, folder, information
         self.step, self.progress, self.rng = step, progress, rng
         self.trajectory, self.log = trajectory, Log(folder, bool(atoms.pbc.all()))
+        self._hold, self._failed_to_write = hold, False
+        self._sizes = {path: _size(path) for path in (trajectory.growing, self.log.path)}
         self.integrator = integrate(atoms, settings, rng)
         restore_memory(self.integrator, memory or {})
         if "accepted" in progress:
@@ -96,6 +99,10 @@ class Simulation:
         Its "status" is "finished", "interrupted" (going on is possible) or "blew_up". Whatever else is raised, frames
         so far and the state of the last whole step are on disk.
         """
+        with self._hold:
+            return self._run(progress, state_seconds)
+
+    def _run(self, progress: Progress | None, state_seconds: float) -> dict[str, Any]:
         self._begun, stop, reason = time.monotonic(), StopSignals(), None
         try:
             with stop:
@@ -168,16 +175,24 @@ class Simulation:
         self._frames.append(frame(self.atoms, self.step, time_fs))
 
     def flush(self) -> None:
-        """Write what was observed to the files."""
-        if self._frames:
+        """Write what was observed to the files. Raises RunError if they are not as this process left them."""
+        if self._frames and not self._failed_to_write:
+            self._failed_to_write = True  # what a failure leaves half written is cut off by a resume
+            for path, size in self._sizes.items():
+                if _size(path) != size:
+                    raise RunError(f"{path} was changed or removed while the run went on: what it held is lost")
             self.trajectory.append(self._frames)
             self.log.append(self._rows)
+            self._sizes = {path: _size(path) for path in self._sizes}
+            self._failed_to_write = False
         self._frames, self._rows = [], []
         self._flushed = time.monotonic()
 
     def save_state(self) -> None:
-        """Flush, and save a state from which the run can go on."""
+        """Flush, and save a state from which the run can go on; nothing after a flush that failed."""
         self.flush()
+        if self._failed_to_write:
+            return
         self.progress["wall_s"] = self._earlier_s + time.monotonic() - self._begun
         if hasattr(self.integrator, "accepted"):  # steps that passed the integrator's own test
             self.progress["accepted"] = self.integrator.accepted
@@ -204,3 +219,7 @@ class Simulation:
 
         with write_whole(self.folder / "last.extxyz") as temporary:
             write(temporary, self.atoms.copy(), format="extxyz")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egnn_md.dynamics.settings import MDSettings
-from egnn_md.storage import write_whole
+from egnn_md.storage import Hold, refuse_links, releasing_on_error, write_whole
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -120,17 +119,20 @@ class RestartState:
                 arrays = {name: archive[name] for name in _ARRAYS}
             if details["version"] > STATE_VERSION:
                 raise RunError(f"{path} was written by a newer egnn-md: pip install -U egnn-md")
-            marks = {name: FileMark(size, bytes.fromhex(head)) for name, (size, head) in details["marks"].items()}
+            settings = MDSettings.from_dict(details["settings"])
+            marks = {name: FileMark(int(size), bytes.fromhex(head)) for name, (size, head) in details["marks"].items()}
+            if marks.keys() != set(growing_files(settings.format)):  # files named here are cut back
+                raise RunError(f"{path} is damaged: it names the files {', '.join(sorted(marks)) or 'none'}")
             return RestartState(
                 arrays=arrays,
-                settings=MDSettings.from_dict(details["settings"]),
+                settings=settings,
                 marks=marks,
                 **{name: details[name] for name in ("step", "info", "rng", "memory", "information", "progress")},
             )
         except RunError:
             raise
-        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-            raise RunError(f"{path} is damaged: {error}") from error
+        except Exception as error:  # whatever zip, npy and JSON trip on in a file that somebody else may have made
+            raise RunError(f"{path} is damaged: {error or type(error).__name__}") from error
 
 
 def atom_arrays(atoms: Atoms) -> dict[str, NDArray[Any]]:
@@ -170,18 +172,40 @@ def refuse_old_run(folder: Path) -> None:
         raise RunError(f"{folder} already holds a run: --resume goes on with it, --overwrite replaces it")
 
 
-def prepare_folder(folder: Path, overwrite: bool) -> None:
-    """Make the folder of a new run. Raises RunError if it holds one already, or cannot be written."""
+def prepare_folder(folder: Path, overwrite: bool) -> Hold:
+    """Make the folder of a new run, and keep it from others. Raises RunError if it holds one already or cannot be
+    written, StorageError if another process has it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the folder {folder}: {error.strerror}") from error
     if not os.access(folder, os.W_OK):
         raise RunError(f"the folder {folder} cannot be written")
-    if not overwrite:
-        refuse_old_run(folder)
-    for path in list(run_files(folder)):
-        path.unlink()
+    with releasing_on_error(Hold(folder)) as hold:
+        if not overwrite:
+            refuse_old_run(folder)
+        for path in list(run_files(folder)):
+            path.unlink()
+    return hold
+
+
+def take_over(folder: Path, state: RestartState) -> Hold:
+    """Keep the folder of a run that goes on from others.
+
+    Raises RunError if the run went on after `state` was read, StorageError if another process has the folder or one of
+    its files is a link.
+    """
+    with releasing_on_error(Hold(folder)) as hold:
+        refuse_links(run_files(folder))
+        if RestartState.load(folder / "state.npz").step != state.step:
+            raise RunError(f"another process went on with the run in {folder} just now: --resume goes on from there")
+    return hold
+
+
+def growing_files(format: str) -> tuple[str, str]:
+    """Names of the trajectory, as it grows, and of the log."""
+    return f"trajectory.{'h5-frames' if format == 'h5' else format}", "log.csv"
 
 
 def run_files(folder: Path) -> Iterable[Path]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from egnn_md.chemistry.units import ANGSTROM_PER_NM
 from egnn_md.dynamics.settings import SettingsError
+from egnn_md.dynamics.state import growing_files
 from egnn_md.storage import write_whole
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Trajectory:
         """Raises SettingsError if the format needs a package that is not installed."""
         self.kind = kind
         self.path = folder / f"trajectory.{kind}"
-        self.growing = folder / "trajectory.h5-frames" if kind == "h5" else self.path
+        self.growing = folder / growing_files(kind)[0]
         self.topology_file = folder / "topology.pdb"
         if kind == "h5":
             try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ from model_systems import Failing, Springs, Wells, grid
 from egnn_md.dynamics import md
 from egnn_md.dynamics.observers import read_log
 from egnn_md.dynamics.settings import ENGINES, MDSettings, SettingsError
-from egnn_md.dynamics.state import RestartState, RunError, prepare_folder
+from egnn_md.dynamics.state import FileMark, RestartState, RunError, prepare_folder
+from egnn_md.storage import StorageError
 
 
 def crystal() -> Atoms:
@@ -243,12 +247,77 @@ def test_damaged_states_are_refused(damage: bytes, tmp_path: Path) -> None:
         RestartState.load(tmp_path / "elsewhere" / "state.npz")
 
 
+def test_a_state_names_its_own_files_only(tmp_path: Path) -> None:
+    """A folder from somebody else: no name in its state leads out of it, and no link is followed."""
+    folder, victim = tmp_path / "run", tmp_path / "victim"
+    md.start(ethanol(), MDSettings(steps=20, format="xtc"), folder).run()
+    victim.write_text("precious")
+    sound = (folder / "state.npz").read_bytes()
+    state = RestartState.load(folder / "state.npz")
+    for name in ("../victim", str(victim), "log.csv/../../victim", "summary.json"):
+        for marks in ({**state.marks, name: state.marks["log.csv"]}, {name: replace(state.marks["log.csv"], size=0)}):
+            replace(state, marks=marks).save(folder / "state.npz")
+            with pytest.raises(RunError, match="damaged: it names the files"):
+                resume(folder, ethanol().calc, steps=30)
+    (folder / "state.npz").write_bytes(sound)
+    (folder / "log.csv").unlink()
+    (folder / "log.csv").symlink_to(victim)
+    with pytest.raises(StorageError, match="is a link to"):
+        resume(folder, ethanol().calc, steps=30)
+    assert victim.read_text() == "precious"
+
+
+def test_a_folder_has_one_process(tmp_path: Path) -> None:
+    """The second process is told who has it; when the first one dies, the folder is free."""
+    simulation = md.start(ethanol(), MDSettings(steps=20), tmp_path)
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom egnn_md.storage import Hold, StorageError\n"
+        "try:\n    hold = Hold(Path(sys.argv[1]))\nexcept StorageError as error:\n    print(error)\n"
+        "else:\n    print('mine', flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL).stdout
+    assert f"is in use by process {os.getpid()} on {platform.node()}" in told
+    simulation.run()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(StorageError, match=f"process {other.pid}"):
+            resume(tmp_path, ethanol().calc, steps=30)
+        other.kill()
+    assert resume(tmp_path, ethanol().calc, steps=30)["steps"] == 30
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_log_of_two_processes_is_not_gone_on_with(tmp_path: Path) -> None:
+    md.start(ethanol(), MDSettings(steps=100), tmp_path).run()
+    lines = (tmp_path / "log.csv").read_text().splitlines(keepends=True)
+    lines[3] = lines[5]
+    (tmp_path / "log.csv").write_text("".join(lines))
+    state = RestartState.load(tmp_path / "state.npz")
+    marks = {**state.marks, "log.csv": FileMark.of(tmp_path / "log.csv")}
+    replace(state, marks=marks).save(tmp_path / "state.npz")
+    with pytest.raises(RunError, match="in their order"):
+        resume(tmp_path, ethanol().calc, steps=200)
+
+
+def test_a_trajectory_deleted_in_flight_ends_the_run(tmp_path: Path) -> None:
+    simulation = md.start(ethanol(), MDSettings(steps=100, interval=1), tmp_path)
+    for _ in range(10):
+        simulation._advance()
+        simulation.record()
+    simulation.flush()
+    (tmp_path / "trajectory.traj").unlink()
+    with pytest.raises(RunError, match="changed or removed"):
+        simulation.run()
+
+
 def test_overwriting_takes_the_run_and_nothing_else(tmp_path: Path) -> None:
     md.start(ethanol(), MDSettings(steps=10, format="xtc"), tmp_path).run()
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="already holds a run"):
         prepare_folder(tmp_path, overwrite=False)
-    prepare_folder(tmp_path, overwrite=True)
+    prepare_folder(tmp_path, overwrite=True).release()
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
