@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -49,6 +50,15 @@ def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = True) -
 
     with write_whole(path) as temporary, temporary.open("wb") as file:
         (np.savez_compressed if compress else np.savez)(file, **arrays)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal; of a folder, of the names and bytes of all its files."""
+    if path.is_dir():
+        names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+        return hashlib.sha256("".join(f"{name} {sha256(path / name)}\n" for name in names).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Hold:

@@ -211,13 +211,16 @@ def run_to_outcome(
 
 def _run(simulation: Simulation, folder: Path, state_interval: float) -> dict[str, Any]:
     from egnn_md.dynamics.md_plots import plot_run
+    from egnn_md.evaluation.figures import without_failing
 
     settings = simulation.settings
     if simulation.step:
         say(f"going on from step {simulation.step} of {settings.steps} in {folder}")
     with _Progress(simulation.step, settings.steps) as progress:
         summary = simulation.run(progress, state_interval)
-    plot_run(folder / "log.csv", folder / "plot.png", summary["n_atoms"], settings.ensemble, settings.temperature)
+    picture = folder / "plot.png"
+    with without_failing(str(picture)):
+        plot_run(folder / "log.csv", picture, summary["n_atoms"], settings.ensemble, settings.temperature)
     return summary
 
 

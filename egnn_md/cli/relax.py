@@ -47,15 +47,17 @@ def relax(
     """
     from egnn_md.dynamics import relax as engine
     from egnn_md.dynamics.starting_structures import read_structure
+    from egnn_md.storage import Hold
 
     target = output or Path(f"{Path(structure.rsplit('@', 1)[0]).stem}-relaxed.extxyz")
     file_format = _output_format(target, overwrite)
     set_threads(threads)
     atoms = read_structure(structure)
     atoms.calc = make_calculator(model, device, dtype)
-    with _progress() as progress:
-        result = engine.relax(atoms, fmax, steps, optimizer, cell, progress)  # type: ignore[arg-type]
-    _write(atoms, target, file_format)
+    with Hold(target):
+        with _progress() as progress:
+            result = engine.relax(atoms, fmax, steps, optimizer, cell, progress)  # type: ignore[arg-type]
+        _write(atoms, target, file_format)
     if not result.converged:
         say(f"not converged after {result.steps} steps: the largest force is {result.fmax:.4f} eV/Å; --steps for more")
     values = {**dataclasses.asdict(result), "output": str(target), "model": model, "n_atoms": len(atoms)}

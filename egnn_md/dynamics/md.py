@@ -23,11 +23,11 @@ import numpy as np
 
 from egnn_md.dynamics.guard import refusals
 from egnn_md.dynamics.integrators import check_ensemble, degrees_of_freedom, make_integrator, set_velocities
+from egnn_md.dynamics.observers import check_log
 from egnn_md.dynamics.openmm_engine import orient
 from egnn_md.dynamics.settings import MDSettings, SettingsError
 from egnn_md.dynamics.simulation import Integrate, Simulation
 from egnn_md.dynamics.starting_structures import StructureError
-from egnn_md.dynamics.observers import check_log
 from egnn_md.dynamics.state import RestartState, RunError, atom_arrays, build_atoms, prepare_folder, take_over
 from egnn_md.dynamics.trajectory import Trajectory
 from egnn_md.storage import releasing_on_error

@@ -19,8 +19,9 @@ from torch import nn
 from egnn_md.data import nbody
 from egnn_md.data.frames import DataError
 from egnn_md.dynamics.state import RunError
+from egnn_md.evaluation.figures import without_failing
 from egnn_md.models.propagator import IntegratorPropagator, Particles
-from egnn_md.storage import write_json, write_whole
+from egnn_md.storage import Hold, refuse_links, write_json, write_npz
 
 FloatArray = NDArray[np.floating[Any]]
 FILES = ("trajectory.npz", "summary.json", "errors.png", "conserved.png", "animation.gif")
@@ -118,24 +119,37 @@ def refuse_old_rollout(folder: Path, overwrite: bool) -> None:
 
 
 def write_rollout(rollout: Rollout, folder: Path, animate: bool = True) -> dict[str, Any]:
-    """Write the run folder, each file whole; returns the summary."""
-    from egnn_md.dynamics import particle_plots
-
+    """Write the run folder, each file whole, pictures last; returns the summary. Raises StorageError if another process
+    has the folder or one of the files is a link.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     predicted, conserved = rollout.predicted, rollout.conserved()
     errors, straight = rollout.squared_errors(), rollout.constant_velocity_errors()
-    with write_whole(folder / "trajectory.npz") as temporary, temporary.open("wb") as file:
-        arrays: dict[str, Any] = {
-            name: getattr(predicted, name) for name in ("frames", "positions", "velocities", "couplings")
-        }
-        np.savez_compressed(file, **arrays | conserved | {"squared_errors": errors})
-    particle_plots.plot_errors(rollout.true.frames, errors, straight, folder / "errors.png")
-    particle_plots.plot_conserved(predicted.frames, conserved, folder / "conserved.png")
-    if animate:
-        particle_plots.animate(predicted, rollout.true, folder / "animation.gif")
-    summary = summarize(rollout, errors, straight, conserved)
-    write_json(folder / "summary.json", summary)
+    with Hold(folder):
+        refuse_links(folder / name for name in FILES)
+        arrays = {name: getattr(predicted, name) for name in ("frames", "positions", "velocities", "couplings")}
+        write_npz(folder / "trajectory.npz", {**arrays, **conserved, "squared_errors": errors})
+        summary = summarize(rollout, errors, straight, conserved)
+        write_json(folder / "summary.json", summary)
+        with without_failing("the pictures of the rollout"):
+            _draw(rollout, errors, straight, conserved, folder, animate)
     return summary
+
+
+def _draw(
+    rollout: Rollout,
+    errors: FloatArray,
+    straight: FloatArray,
+    conserved: dict[str, FloatArray],
+    folder: Path,
+    animate: bool,
+) -> None:
+    from egnn_md.dynamics import particle_plots
+
+    particle_plots.plot_errors(rollout.true.frames, errors, straight, folder / "errors.png")
+    particle_plots.plot_conserved(rollout.predicted.frames, conserved, folder / "conserved.png")
+    if animate:
+        particle_plots.animate(rollout.predicted, rollout.true, folder / "animation.gif")
 
 
 def summarize(

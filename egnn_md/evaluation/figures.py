@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+
+@contextmanager
+def without_failing(what: str) -> Iterator[None]:
+    """What is drawn here is an extra: if it fails, a warning says so, and the work that it shows is not lost."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"could not draw {what}: {error or type(error).__name__}", stacklevel=4)
 
 
 def figure(width: float) -> tuple[Any, Any]:

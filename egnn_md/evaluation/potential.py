@@ -159,6 +159,8 @@ def plot_parity(model: Potential, frames: Frames, picture: Path, n_frames: int =
         predicted.append(model(batch.to(model.device).graph).forces.cpu().numpy())
     labels, values = frames.forces.ravel(), np.concatenate(predicted).ravel()
     known = np.isfinite(labels)
+    if not known.any():  # a side without forces, in data that has some
+        return
     picture_figure, axes = figure(5.0)
     axes.hexbin(labels[known], values[known], gridsize=120, bins="log", mincnt=1, cmap="viridis")
     limit = float(np.abs(labels[known]).max())

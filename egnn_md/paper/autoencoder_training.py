@@ -134,7 +134,9 @@ class AutoencoderTask:
             "training_data": {"files": list(train.sources), "family": train.family, "n_graphs": len(train)},
         }
 
-    def finish(self, model: GraphAutoencoder, folder: Path) -> dict[str, Any]:
+    def finish(self, model: GraphAutoencoder) -> dict[str, Any]:
         held_out = {side: self.sides[side] for side in ("valid", "test")}
-        plot_logits(model, self.sides["test"], folder / "logits.png")
         return {side: asdict(EdgeMetrics.of(evaluate_side(model, graphs))) for side, graphs in held_out.items()}
+
+    def draw(self, model: GraphAutoencoder, folder: Path) -> None:
+        plot_logits(model, self.sides["test"], folder / "logits.png")

@@ -218,8 +218,11 @@ class FlowTask:
             "training_data": {"n_segments": len(self.sides["train"]), "origin": self.segments.origin},
         }
 
-    def finish(self, model: FlowMap, folder: Path) -> dict[str, Any]:
+    def finish(self, model: FlowMap) -> dict[str, Any]:
         return {side: held_out(model, self.sides[side]) for side in ("valid", "test") if len(self.sides[side])}
+
+    def draw(self, model: FlowMap, folder: Path) -> None:
+        """None but the learning curve."""
 
 
 def _references(segments: Segments, elements: tuple[int, ...]) -> tuple[float, ...]:

@@ -7,9 +7,11 @@ import logging
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader
@@ -17,11 +19,14 @@ from torch.utils.data import BatchSampler, DataLoader
 from egnn_md.checkpoint import read_header, resolve, save, shipped_models
 from egnn_md.data.frames import DataError
 from egnn_md.memory import keep_freed_memory
-from egnn_md.storage import write_json
+from egnn_md.storage import Hold, refuse_links, sha256, write_json, write_whole
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig
 from egnn_md.training.sampling import StepBatch, StepSampler
 from egnn_md.training.task import Task
 from egnn_md.training.tasks import load_config, task_class
+
+if TYPE_CHECKING:
+    from egnn_md.training.module import TaskModule
 
 VALIDATION_BATCH = 64
 
@@ -57,13 +62,10 @@ def train(
     places = [data_folder, os.environ.get("EGNN_MD_DATA"), config_file.parent]
     init_from = _findable(config.init_from)
     data_files = find_files(config.data, [Path(place) for place in places if place is not None])
-    if is_first_process():
-        if (folder / "config.toml").exists():
-            raise RunFolderError(f"{folder} already holds a run: --resume {folder} goes on with it, -o names another")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "run.json", {"data": [str(path.resolve()) for path in data_files], "init_from": init_from})
-        shutil.copyfile(config_file, folder / "config.toml")
-    return _run(config, init_from, data_files, folder, resources or Resources())
+    with _held(folder):
+        if is_first_process():
+            _begin(folder, config_file, data_files, init_from)
+        return _run(config, init_from, data_files, folder, resources or Resources())
 
 
 def _findable(init_from: str | None) -> str | None:
@@ -71,17 +73,48 @@ def _findable(init_from: str | None) -> str | None:
     return init_from if init_from is None or init_from in shipped_models() else str(resolve(init_from).resolve())
 
 
+def _begin(folder: Path, config_file: Path, data_files: list[Path], init_from: str | None) -> None:
+    """Write what a resume needs, config.toml last: with it the folder holds a run."""
+    if (folder / "config.toml").exists():
+        raise RunFolderError(f"{folder} already holds a run: --resume {folder} goes on with it, -o names another")
+    names, digests = [str(path.resolve()) for path in data_files], [sha256(path) for path in data_files]
+    write_json(folder / "run.json", {"data": names, "sha256": digests, "init_from": init_from})
+    with write_whole(folder / "config.toml") as temporary:
+        shutil.copyfile(config_file, temporary)
+
+
 def resume(folder: str | Path, resources: Resources | None = None) -> Path:
-    """Go on with an interrupted run, exactly as if it had not been interrupted. Raises RunFolderError."""
+    """Go on with an interrupted run, exactly as if it had not been interrupted. Raises RunFolderError for a folder
+    without a run, changed data or a damaged last.ckpt, StorageError if another process has the folder.
+    """
     folder = Path(folder)
-    try:
-        config = load_config(folder / "config.toml")
-        found = json.loads((folder / "run.json").read_text())
-        data_files = [Path(name) for name in found["data"]]
-        init_from = found.get("init_from", config.init_from)
-    except (ConfigError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{folder} is no run folder that can be resumed: {error}") from error
-    return _run(config, init_from, data_files, folder, resources or Resources())
+    if not (folder / "config.toml").is_file():
+        raise RunFolderError(f"{folder} holds no run to resume (no config.toml in it)")
+    with _held(folder):
+        try:
+            config = load_config(folder / "config.toml")
+            kept = json.loads((folder / "run.json").read_text())
+            data_files = [Path(name) for name in kept["data"]]
+            init_from = kept.get("init_from", config.init_from)
+            digests = [str(digest) for digest in kept.get("sha256", [])]  # earlier versions kept none
+        except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise RunFolderError(f"{folder} is no run folder that can be resumed: {error}") from error
+        for path, digest in zip(data_files, digests, strict=False):
+            if sha256(path) != digest:
+                raise RunFolderError(f"{path} is not as it was when the run in {folder} began: put the old file back")
+        return _run(config, init_from, data_files, folder, resources or Resources())
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep a run folder, made if need be, from other runs; processes of one distributed run share it."""
+    if not is_first_process():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with Hold(folder):
+        refuse_links(folder.iterdir())
+        yield
 
 
 def is_first_process() -> bool:
@@ -127,12 +160,14 @@ def _run(config: RunConfig, init_from: str | None, data_files: list[Path], folde
             losses=task.loss_names,
             errors=tuple(f"valid_{name}" for name in task.error_names),
         ),
-        Resumable(folder, settings.checkpoint_every),
     ]
     if settings.patience is not None:
         callbacks.append(EarlyStopping("valid_score", patience=settings.patience))
     if resources.progress:
         callbacks.append(RichProgressBar(refresh_rate=10))
+    validate_every = min(settings.validate_every, settings.max_steps)
+    callbacks.append(Resumable(folder, settings.checkpoint_every, validate_every))
+    last = _checked(folder / "last.ckpt", module)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -145,7 +180,7 @@ def _run(config: RunConfig, init_from: str | None, data_files: list[Path], folde
             strategy="ddp_find_unused_parameters_true" if devices * resources.nodes > 1 else "auto",
             max_steps=settings.max_steps,
             gradient_clip_val=settings.clip_norm,
-            val_check_interval=min(settings.validate_every, settings.max_steps),
+            val_check_interval=validate_every,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             logger=False,
@@ -157,13 +192,27 @@ def _run(config: RunConfig, init_from: str | None, data_files: list[Path], folde
             inference_mode=False,
         )
         loaders = make_loaders(config, task, module.model, trainer)
-        last = folder / "last.ckpt"
-        trainer.fit(module, *loaders, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        trainer.fit(module, *loaders, ckpt_path=last, weights_only=True)
     if not trainer.is_global_zero:
         return folder / "model.safetensors"
     from egnn_md.training.report import finish
 
     return finish(folder, task)
+
+
+def _checked(last: Path, module: TaskModule) -> str | None:
+    """The file to go on from, if there is one. Raises RunFolderError for one that is damaged or of another model."""
+    if not last.exists():
+        return None
+    try:
+        kept = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        shapes = {name: value.shape for name, value in kept.items()}
+    except Exception as error:  # torch, pickle and zip have many words for it
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunFolderError(f"{last} is damaged: remove it to begin the run anew ({why})") from error
+    if shapes != {name: value.shape for name, value in module.state_dict().items()}:
+        raise RunFolderError(f"{last} is of another model than config.toml describes: was that changed meanwhile?")
+    return str(last)
 
 
 def make_loaders(config: RunConfig, task: Task, model: torch.nn.Module, trainer: Any) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -199,12 +200,15 @@ class NBodyTask:
             },
         }
 
-    def finish(self, model: nn.Module, folder: Path) -> dict[str, Any]:
+    def finish(self, model: nn.Module) -> dict[str, Any]:
+        return {side: asdict(NBodyMetrics.of(found)) for side, found in self._errors(model).items()}
+
+    def draw(self, model: nn.Module, folder: Path) -> None:
+        *_, last = self._errors(model).values()
+        plot_errors(last, folder / "errors.png")
+
+    def _errors(self, model: nn.Module) -> dict[str, Any]:
         errors = {"valid": squared_errors(model, self.valid, self.frames)}
-        with_test = True
-        try:
+        with suppress(DataError):  # a file may have no test side
             errors["test"] = squared_errors(model, nbody.read(self.path, "test"), self.frames)
-        except DataError:
-            with_test = False
-        plot_errors(errors["test" if with_test else "valid"], folder / "errors.png")
-        return {side: asdict(NBodyMetrics.of(found)) for side, found in errors.items()}
+        return errors

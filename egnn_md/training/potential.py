@@ -81,13 +81,15 @@ class PotentialTask:
             },
         }
 
-    def finish(self, model: Potential, folder: Path) -> dict[str, Any]:
+    def finish(self, model: Potential) -> dict[str, Any]:
         splits = self.splits
         fit_familiarity(model, splits.train)
         sides = {"valid": splits.valid, "test": splits.test}
-        held_out = {side: evaluate(model, frames).to_dict() for side, frames in sides.items() if len(frames)}
+        return {side: evaluate(model, frames).to_dict() for side, frames in sides.items() if len(frames)}
+
+    def draw(self, model: Potential, folder: Path) -> None:
+        splits = self.splits
         plot_parity(model, splits.test if len(splits.test) else splits.valid, folder / "parity.png")
-        return held_out
 
 
 @dataclass(frozen=True)

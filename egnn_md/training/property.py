@@ -203,16 +203,18 @@ class PropertyTask:
     def information(self) -> dict[str, Any]:
         return {"split": "the data's own", "training_data": training_data(self.train, self.targets)}
 
-    def finish(self, model: PropertyModel, folder: Path) -> dict[str, Any]:
+    def finish(self, model: PropertyModel) -> dict[str, Any]:
         fit_statistics(model, self.train)
         compared = {"valid": compare(model, self.valid)}
         calibrate(model, compared["valid"])
         if len(self.test):
             compared["test"] = compare(model, self.test)
-        *_, last = compared.values()
-        plot_parity(self.targets, last, folder / "parity.png")
-        plot_calibration(self.targets, last, folder / "calibration.png")
+        *_, self._last_compared = compared.values()
         return {side: errors_of(self.targets, values) for side, values in compared.items()}
+
+    def draw(self, model: PropertyModel, folder: Path) -> None:
+        plot_parity(self.targets, self._last_compared, folder / "parity.png")
+        plot_calibration(self.targets, self._last_compared, folder / "calibration.png")
 
 
 def divide(data: Molecules, n_train: int | None, seed: int) -> tuple[Molecules, Molecules, Molecules]:

@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from egnn_md.checkpoint import load, read_header, save
-from egnn_md.evaluation.figures import figure
+from egnn_md.evaluation.figures import figure, without_failing
 
 if TYPE_CHECKING:
     from egnn_md.training.task import LearningCurve, Task
 
 
 def finish(folder: Path, task: Task) -> Path:
-    """Turn best.safetensors into model.safetensors, with held-out errors and pictures beside it; returns its path."""
+    """Turn best.safetensors into model.safetensors, with held-out errors, then draw pictures beside it; returns its
+    path.
+    """
     best = folder / "best.safetensors"
     model = load(best)
-    held_out = task.finish(model, folder)
+    held_out = task.finish(model)
     target = folder / "model.safetensors"
     save(model, target, _own_information(best) | {"held_out": held_out})
-    plot_learning_curve(task.curve, folder / "log.csv", folder / "learning_curve.png")
+    with without_failing("the pictures of the errors"):
+        task.draw(model, folder)
+    with without_failing("the learning curve"):
+        plot_learning_curve(task.curve, folder / "log.csv", folder / "learning_curve.png")
     return target
 
 

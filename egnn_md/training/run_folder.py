@@ -1,7 +1,7 @@
 """What a training run leaves on disk: resumable state, the best model, a log. Everything is replaced whole.
 
 config.toml       the configuration, as given
-run.json          where the data was found
+run.json          where the data was found, and the SHA-256 of its bytes
 last.ckpt         weights, average, optimizer, step: `egnn-md train --resume` goes on from here
 best.safetensors  averaged weights with the lowest validation error so far; a complete model
 log.csv           losses and validation errors
@@ -35,14 +35,23 @@ def check_finite(trainer: Trainer, name: str) -> None:
 
 
 class Resumable(Callback):
-    """Writes last.ckpt every `every` steps and at the end, unless the training has diverged."""
+    """Writes last.ckpt every `every` steps and at the end, unless the training has diverged.
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.path, self.every = folder / "last.ckpt", every
+    In a step that is validated (every `validate_every`), only after the validation: a resume does not repeat it. It has
+    to be the last of the callbacks, or what others learn from a validation is not in the file.
+    """
+
+    def __init__(self, folder: Path, every: int, validate_every: int) -> None:
+        self.path, self.every, self.validate_every = folder / "last.ckpt", every, validate_every
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if trainer.global_step % self.every == 0:
             check_finite(trainer, "loss")
+            if trainer.global_step % self.validate_every:
+                self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.global_step % self.every == 0 and not trainer.sanity_checking:
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:

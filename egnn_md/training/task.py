@@ -64,6 +64,10 @@ class Task(Protocol):
         """For the checkpoint's header: "split" (how the data was divided) and "training_data"."""
         ...
 
-    def finish(self, model: Any, folder: Path) -> dict[str, Any]:
-        """Complete the best model in place, draw the task's pictures; returns the errors on held-out data by side."""
+    def finish(self, model: Any) -> dict[str, Any]:
+        """Complete the best model in place; returns the errors on held-out data by side."""
+        ...
+
+    def draw(self, model: Any, folder: Path) -> None:
+        """The task's pictures of the finished model, drawn after it is saved: nothing that they raise is lost on it."""
         ...

@@ -60,7 +60,8 @@ def cells(seconds: float, seed: int) -> Tally:
                     return
                 raise
             vectors = positions[index[1]] - positions[index[0]] + (0.0 if shift is None else shift @ cell)
-            ours = sorted(zip(index[0].tolist(), index[1].tolist(), np.linalg.norm(vectors, axis=1).tolist(), strict=True))
+            distances = np.linalg.norm(vectors, axis=1)
+            ours = sorted(zip(index[0].tolist(), index[1].tolist(), distances.tolist(), strict=True))
             true = _brute_force(positions, np.where(pbc[:, None], cell, 0.0), pbc, 3.5)
             if [pair[:2] for pair in ours] != [pair[:2] for pair in true] or not np.allclose(
                 [pair[2] for pair in ours], [pair[2] for pair in true], atol=1e-9
@@ -76,9 +77,8 @@ def cells(seconds: float, seed: int) -> Tally:
             one, forces = energy(numbers, positions, cell)
             repeats = rng.integers(1, 3, 3)
             shifts = np.stack(np.meshgrid(*map(np.arange, repeats), indexing="ij"), -1).reshape(-1, 3)
-            many, all_forces = energy(
-                np.tile(numbers, len(shifts)), np.concatenate([positions + s @ cell for s in shifts]), cell * repeats[:, None]
-            )
+            repeated = np.concatenate([positions + s @ cell for s in shifts])
+            many, all_forces = energy(np.tile(numbers, len(shifts)), repeated, cell * repeats[:, None])
             scale = max(1.0, float(np.abs(forces).max()))
             if abs(many / len(shifts) - one) > 1e-8 * scale or np.abs(all_forces[:n] - forces).max() > 1e-8 * scale:
                 raise Fault(f"a supercell of {repeats.tolist()} differs by {many / len(shifts) - one:.1e} eV")
@@ -100,8 +100,6 @@ def cells(seconds: float, seed: int) -> Tally:
 
 def soak(place: Path, steps: int) -> Tally:
     """One run of so many steps in ten pieces, each a process of its own: flat memory, one unbroken log."""
-    import resource
-
     from verbs import frames, prepare
 
     tally, files = Tally("soak"), prepare(place)
@@ -131,6 +129,5 @@ def soak(place: Path, steps: int) -> Tally:
     tally.counts["steps"] = steps
     if max(peaks[5:]) > 1.1 * peaks[1]:
         tally.fault(f"memory grew from {peaks[1]:.0f} to {max(peaks[5:]):.0f} MB", "soak")
-    del resource
     tally.show()
     return tally

@@ -50,6 +50,7 @@ def _by_md(path: Path) -> None:
 
 def _by_predict(path: Path) -> None:
     from egnn_md.data.structures import DataError
+
     from egnn_md.data.stream import stream
 
     for count, (_, found) in enumerate(stream(path)):
@@ -337,7 +338,7 @@ def run(folder: Path, seconds: float, seed: int, most: int = 10**9) -> list[Tall
         inside.mkdir(exist_ok=True)
         (folder / "victim").write_text("untouched")
 
-        def case(number: int, subjects: list[Subject] = subjects, inside: Path = inside) -> Any:
+        def case(number: int, part: str = part, subjects: list[Subject] = subjects, inside: Path = inside) -> Any:
             rng = np.random.default_rng((seed, number))
             subject = subjects[number % len(subjects)]
             data = subject.spoil(subject.sound[int(rng.integers(len(subject.sound)))], rng)

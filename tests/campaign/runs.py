@@ -75,7 +75,7 @@ def kills(place: Path, seconds: float, seed: int, only: str = "") -> Tally:
             continue
         known[verb.name] = (whole, verb.left(folder))
     end, turn = time.monotonic() + seconds, 0
-    order = {verb.name: rng.permutation(np.arange(1, known[verb.name][0].events + 1)) for verb in chosen if verb.name in known}
+    order = {name: rng.permutation(np.arange(1, whole.events + 1)) for name, (whole, _) in known.items()}
     while time.monotonic() < end and known:
         for verb in chosen:
             if verb.name not in known or time.monotonic() > end:
@@ -166,10 +166,12 @@ def company(place: Path) -> Tally:
         while time.monotonic() < deadline and not any((folder / name).exists() for name in signs):
             time.sleep(0.01)
         for what in ("go_on", "begin"):
-            second = call((verb.go_on if what == "go_on" else verb.begin)(folder), folder, kill_after=20.0, label="-second")
+            arguments = (verb.go_on if what == "go_on" else verb.begin)(folder)
+            second = call(arguments, folder, kill_after=20.0, label="-second")
             tally.counts["tried"] += 1
             if second.code != 2 or "process" not in second.said:
-                tally.fault(f"exit code {second.code} in place of a refusal: {second.said[-150:]!r}", f"{verb.name}, {what}")
+                told = f"exit code {second.code} in place of a refusal: {second.said[-150:]!r}"
+                tally.fault(told, f"{verb.name}, {what}")
         _end(first)
         if verb.left is frames:
             frames(folder)

@@ -74,7 +74,8 @@ def call(
             os._exit(99)
     status = _wait(child, 600.0 if kill_after is None else kill_after)
     said = log.read_text(errors="replace")
-    return Ended(os.waitstatus_to_exitcode(status), said, time.monotonic() - began, int(count.read_text() or 0) if count.exists() else 0)
+    events = int(count.read_text() or 0) if count.exists() else 0
+    return Ended(os.waitstatus_to_exitcode(status), said, time.monotonic() - began, events)
 
 
 def _wait(child: int, seconds: float) -> int:
@@ -165,7 +166,8 @@ def frames(folder: Path) -> Any:
     if (folder / "trajectory.traj").exists():
         from ase.io import read
 
-        found["traj"] = [(a.positions.tobytes(), a.get_momenta().tobytes()) for a in read(folder / "trajectory.traj", ":")]
+        every = read(folder / "trajectory.traj", ":")
+        found["traj"] = [(atoms.positions.tobytes(), atoms.get_momenta().tobytes()) for atoms in every]
     if (folder / "trajectory.h5").exists():
         from mdtraj.formats import HDF5TrajectoryFile
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,14 @@ import torch
 from ase.build import molecule
 
 from egnn_md.checkpoint import load, read_header
-from egnn_md.data.frames import DataError
+from egnn_md.data.frames import DataError, side_of_group
 from egnn_md.graph import Graph
 from egnn_md.models.potential import Potential
 from egnn_md.neighbors import neighbor_list
+from egnn_md.training import report, run_folder
 from egnn_md.training.config import ConfigError, DataConfig
 from egnn_md.training.loop import Resources, RunFolderError, find_files, resume, train
+from egnn_md.training.module import TaskModule
 from egnn_md.training.potential import PotentialTask
 from egnn_md.training.tasks import load_config
 
@@ -145,6 +148,79 @@ def test_killed_and_resumed_run_ends_with_the_same_weights(run_setup: Callable[.
         assert torch.equal(whole[name], cut[name]) or bool(whole[name].isnan().all()), name
     best = [load(folder / run / "model.safetensors").state_dict() for run in ("whole", "cut")]
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+
+
+@pytest.mark.parametrize("moment", ["before the validation", "before the log", "before the state", "at the end"])
+def test_a_run_that_ends_in_its_last_validation_goes_on_to_the_same_model(
+    moment: str, run_setup: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every validation here falls on a step whose state is saved; the last one is the best."""
+    folder, resources = run_setup(max_steps=60), Resources(progress=False)
+    train(folder / "config.toml", output=folder / "whole", resources=resources)
+    assert read_header(folder / "whole" / "best.safetensors")["training"]["step"] == 60
+
+    def die(*arguments: Any) -> None:
+        step = next((a.global_step for a in arguments if hasattr(a, "global_step")), 60)
+        if step == 60:
+            raise SystemError("killed")
+        before(*arguments)
+
+    owner, name = {
+        "before the validation": (TaskModule, "validation_step"),
+        "before the log": (run_folder.CsvLog, "on_validation_end"),
+        "before the state": (run_folder.Resumable, "on_validation_end"),
+        "at the end": (report, "save"),
+    }[moment]
+    before = getattr(owner, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, die)
+        with pytest.raises(SystemError):
+            train(folder / "config.toml", output=folder / "cut", resources=resources)
+    resume(folder / "cut", resources)
+    one, other = (load(folder / run / "model.safetensors").state_dict() for run in ("whole", "cut"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    logs = [(folder / run / "log.csv").read_text().splitlines() for run in ("whole", "cut")]
+    rows = [[{**row, "time_s": ""} for row in csv.DictReader(log)] for log in logs]
+    assert rows[0] == rows[1]
+
+
+def test_the_model_is_there_though_a_picture_fails(run_setup: Callable[..., Path]) -> None:
+    """A test side without forces, and whatever else a picture trips on."""
+    folder = run_setup(max_steps=10)
+    with np.load(folder / "frames.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    sides = np.array([side_of_group(str(group), 0.3, 0.1) for group in arrays["gdb"]])
+    assert "test" in sides
+    arrays["has_forces"] = sides != "test"
+    np.savez(folder / "frames.npz", **arrays)
+    train(folder / "config.toml", output=folder / "a", resources=Resources(progress=False))
+    assert (folder / "a" / "model.safetensors").exists()
+    (folder / "b" / "parity.png").mkdir(parents=True)
+    arrays["has_forces"] = np.ones(len(sides), bool)
+    np.savez(folder / "frames.npz", **arrays)
+    with pytest.warns(UserWarning, match="could not draw"):
+        train(folder / "config.toml", output=folder / "b", resources=Resources(progress=False))
+    assert (folder / "b" / "model.safetensors").exists()
+
+
+def test_a_run_does_not_go_on_with_other_data_or_a_damaged_state(run_setup: Callable[..., Path]) -> None:
+    folder = run_setup(max_steps=10)
+    run, data = folder / "run", folder / "frames.npz"
+    train(folder / "config.toml", output=run, resources=Resources(progress=False))
+    sound = data.read_bytes()
+    with np.load(data) as archive:
+        np.savez(data, **{name: archive[name] + (name == "energy") for name in archive.files})
+    with pytest.raises(RunFolderError, match="not as it was"):
+        resume(run)
+    data.write_bytes(sound)
+    (run / "last.ckpt").write_bytes(b"PK")
+    with pytest.raises(RunFolderError, match=r"last\.ckpt is damaged"):
+        resume(run)
+    torch.save({"state_dict": {"model.x": torch.zeros(3)}}, run / "last.ckpt")
+    with pytest.raises(RunFolderError, match="another model"):
+        resume(run)
+    with pytest.raises(RunFolderError, match="no run"):
+        resume(folder / "elsewhere")
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(run_setup: Callable[..., Path]) -> None:
