@@ -5,13 +5,14 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 PYTEST_ARGS ?=
+MINUTES ?= 5
 
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test lint docs campaign clean
 
 help:  ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed  ## 5 ps of MD of aspirin with the shipped potential, into demo/
 	@$(BIN)/python examples/demo.py --output $(DEMO)
@@ -26,6 +27,9 @@ lint: $(VENV)/.installed-test  ## Lint and check types
 docs: $(VENV)/.installed-docs  ## Build the documentation's site into site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo "open site/index.html"
+
+campaign: $(VENV)/.installed-test  ## Try to break it, for MINUTES=5; hours find more
+	OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/run.py --minutes $(MINUTES)
 
 clean:  ## Remove the environment, caches and the demo's output
 	rm -rf $(VENV) $(DEMO) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
