@@ -18,7 +18,8 @@ import torch
 from ase.build import molecule
 
 from egnn_md.checkpoint import load, read_header
-from egnn_md.data.frames import DataError, side_of_group
+from egnn_md.data.frames import DataError
+from egnn_md.data.split import side_of_group
 from egnn_md.graph import Graph
 from egnn_md.models.potential import Potential
 from egnn_md.neighbors import neighbor_list
