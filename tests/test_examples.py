@@ -36,6 +36,7 @@ TESTED = {
     "properties",
     "relax_and_vibrations",
     "server_scan",
+    "torchsim_relax",
     "train_on_your_data",
 }
 SHORT_TRAINING = """
@@ -259,3 +260,11 @@ def test_server_scan(checkpoint_file: Path, tmp_path: Path, capsys: pytest.Captu
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["0.86", "0.91", "0.96", "1.01", "1.06"]
     assert len({line.split()[2] for line in lines}) == 5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:All systems have reached the maximum")  # TorchSim's
+def test_torchsim_relax(checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch_sim", reason="TorchSim is not installed: pip install 'egnn-md[torchsim]'")
+    example("torchsim_relax").main(["H2O", "CH4", "--model", str(checkpoint_file), "--steps", "5"])
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["H2O", "CH4"]
+    assert [len(atoms) for atoms in read("relaxed.extxyz", index=":")] == [3, 5]

