@@ -44,7 +44,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "vectors": ("vectors", {}, {}),
     "paper": ("paper", {}, {}),
     "vectors, l1 loss": ("vectors", {}, {"loss": "l1"}),
-    "vectors, relative loss": ("vectors", {}, {"loss": "relative"}),
     "vectors, Adam": ("vectors", {}, {"optimizer": "adam", "learning_rate": 1e-3}),
     "vectors, one channel": ("vectors", {"n_vectors": 1}, {}),
     "paper, as ours": ("paper", {}, WAYS["vectors"] | {"loss": "root", "ema_decay": 0.999, "clip_norm": 5.0}),

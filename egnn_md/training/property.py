@@ -37,7 +37,7 @@ from egnn_md.training.config import ConfigError, DataConfig, Depth, RunConfig, S
 from egnn_md.training.task import LearningCurve
 
 SMALLEST_ERROR = 1e-4
-"""In scales of a target: the relative loss does not chase errors below it."""
+"""In scales of a target: the loss "root" does not chase errors below it."""
 
 
 class PropertyDataConfig(DataConfig):
@@ -69,9 +69,9 @@ class PropertyModelConfig(Section):
 class PropertyTrainingConfig(TrainingConfig):
     """The loss, and whether to compile it."""
 
-    loss: Literal["root", "relative", "l1"] = "root"
-    """"l1": the paper's, the mean of e = mean absolute error / mean absolute deviation of each property; "relative": of
-    log e, so that each property counts by its own error; "root": of sqrt(e), between the two."""
+    loss: Literal["root", "l1"] = "root"
+    """"l1": the paper's, the mean of e = mean absolute error / mean absolute deviation of each property; "root": of
+    sqrt(e), so that those which are predicted well count too."""
     compile: bool = False
     """Trace and compile the training step: a minute at the start, then about twice as fast on a CPU."""
 
@@ -357,7 +357,7 @@ class _Terms(nn.Module):
         deviation = self.deviation.to(error)
         mean = error.sum(0) / (known.sum(0).clamp(min=1) * deviation)
         if self.kind != "l1":
-            mean = (torch.log if self.kind == "relative" else torch.sqrt)(mean + SMALLEST_ERROR)
+            mean = torch.sqrt(mean + SMALLEST_ERROR)
         accuracy = mean.mean()
         if self.model.error_model is None:
             return accuracy, accuracy, torch.zeros_like(accuracy)
