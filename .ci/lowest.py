@@ -1,4 +1,4 @@
-"""Print pip constraints: the lowest version of each dependency that pyproject.toml names, the build's own tools apart."""
+"""Print pip constraints: the lowest version of each dependency that pyproject.toml names."""
 
 from __future__ import annotations
 
