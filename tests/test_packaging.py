@@ -110,7 +110,9 @@ def visible(folder: Path) -> list[Path]:
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     tables = {f"egnn_md/paper/{path.name}" for path in (ROOT / "egnn_md" / "paper").glob("*.toml")}
     assert len(tables) == 5
-    assert contents(wheel) == python_files() | pretrained_files() | tables | {"egnn_md/py.typed"}
+    viewer = {"page.css", "page.js", "3Dmol-min.js.gz", "3Dmol.LICENSE"}
+    report = {f"egnn_md/report/{name}" for name in viewer}
+    assert contents(wheel) == python_files() | pretrained_files() | tables | report | {"egnn_md/py.typed"}
 
 
 def test_wheel_of_a_clone_is_that_of_the_sdist(tree: Path, wheel: Path, tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
+from types import ModuleType
+
+from egnn_md.registry import Models, models
 
 PACKAGES = ("egnn_md", "egnn_md.calculators", "egnn_md.dynamics", "egnn_md.nn", "egnn_md.neighbors")
 """Whose `__all__` is public."""
@@ -29,10 +32,14 @@ def title(page: str) -> str:
 def _home(package: str, name: str) -> str:
     """Dotted path of the definition of a name that a package gives out."""
     value = getattr(importlib.import_module(package), name)
-    module = getattr(value, "__module__", None)
-    return f"{module}.{name}" if module else f"{package}.{name}"
+    if isinstance(value, ModuleType):  # egnn_md.models is a package that can be called
+        return f"egnn_md.registry.{name}"
+    return f"{value.__module__}.{name}" if hasattr(value, "__module__") else f"{package}.{name}"
 
 
 def table_of_models() -> str:
-    """Shipped models as a Markdown table."""
-    return ""
+    """Shipped models as a Markdown table; names lead to their cards."""
+    found = models()
+    lines = ["| " + " | ".join(Models.COLUMNS) + " |", "|---" * len(Models.COLUMNS) + "|"]
+    lines += [f"| [{name}]({name}.md) | {' | '.join(rest)} |" for name, *rest in found.rows()]
+    return "\n".join(lines)

@@ -30,3 +30,5 @@ EV_PER_A3_PER_BAR: Final = 1e5 * 1e-30 / ELEMENTARY_CHARGE
 """1 bar = 6.2415e-7 eV/Å³."""
 WAVENUMBER_PER_EV: Final = ELEMENTARY_CHARGE / (6.62607015e-34 * 2.99792458e10)
 """1 eV = 8065.54 cm⁻¹."""
+G_PER_CM3_PER_AMU_PER_A3: Final = ATOMIC_MASS * 1e27
+"""1 amu/Å³ = 1.6605 g/cm³."""

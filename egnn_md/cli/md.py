@@ -66,10 +66,10 @@ def md(
 ) -> Outcome:
     """Run molecular dynamics.
 
-    The run folder gets a trajectory, log.csv, summary.json, plot.png and last.extxyz (the last good structure, with
-    velocities). Velocities are drawn from the Maxwell-Boltzmann distribution unless the structure has some. Ctrl-C
-    stops cleanly; a run that was stopped or killed goes on with --resume. A simulation that blows up stops with its
-    last good frame, and exits with code 1.
+    The run folder gets report.html (open it: the molecule plays beside energies and temperature), a trajectory,
+    log.csv, summary.json, plot.png and last.extxyz (the last good structure, with velocities). Velocities are drawn
+    from the Maxwell-Boltzmann distribution unless the structure has some. Ctrl-C stops cleanly; a run that was stopped
+    or killed goes on with --resume. A simulation that blows up stops with its last good frame, and exits with code 1.
 
     Example:  egnn-md md ethanol.xyz --ensemble nvt --temperature 300 --steps 10000 -o run/
 
@@ -212,6 +212,7 @@ def run_to_outcome(
 def _run(simulation: Simulation, folder: Path, state_interval: float) -> dict[str, Any]:
     from egnn_md.dynamics.md_plots import plot_run
     from egnn_md.evaluation.figures import without_failing
+    from egnn_md.report.runs import run_page
 
     settings = simulation.settings
     if simulation.step:
@@ -221,6 +222,9 @@ def _run(simulation: Simulation, folder: Path, state_interval: float) -> dict[st
     picture = folder / "plot.png"
     with without_failing(str(picture)):
         plot_run(folder / "log.csv", picture, summary["n_atoms"], settings.ensemble, settings.temperature)
+    page = folder / "report.html"
+    with without_failing(str(page)):
+        run_page(folder).write(page)
     return summary
 
 
@@ -269,11 +273,13 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
     what = f"{summary['formula']}: {summary['time_ps']:g} ps of {settings['ensemble']}"
     print(f"{what}, {summary['status'].replace('_', ' ')}, {summary['ns_per_day']:.2f} ns/day")
     if summary["mean_temperature_K"] is not None:
-        print(f"mean temperature {summary['mean_temperature_K']:.1f} K")
+        error = summary["mean_temperature_K_error"]
+        sure = "" if error is None else f" ± {error:.1f}"
+        print(f"mean temperature {summary['mean_temperature_K']:.1f}{sure} K, the first fifth left out")
     if "accepted_fraction" in summary:
         print(f"{100 * summary['accepted_fraction']:.1f} % of the strides accepted")
     if summary["energy_drift_meV_per_atom_per_ps"] is not None:
         print(f"drift of the total energy {summary['energy_drift_meV_per_atom_per_ps']:+.4f} meV/atom/ps")
     if summary["max_extrapolation"] is not None:
         print(f"largest extrapolation {summary['max_extrapolation']:.2f} (above 1: unlike the training data)")
-    print(f"see {folder}/plot.png, log.csv, summary.json and trajectory.{settings['format']}")
+    print(f"open {folder}/report.html; beside it log.csv, summary.json, plot.png, trajectory.{settings['format']}")

@@ -28,29 +28,16 @@ def info(
 
 @verb
 def models(as_json: Json = False) -> Outcome:
-    """List the models that come with the package.
+    """Which model for what: the models that come with the package, with elements, charges and accuracy.
 
     Example:  egnn-md models
     """
-    from egnn_md.checkpoint import read_header, shipped_models
-    from egnn_md.chemistry.elements import symbols
+    from egnn_md.registry import Models
+    from egnn_md.registry import models as known
 
-    found = []
-    for name, path in shipped_models().items():
-        header = read_header(path)
-        found.append(
-            {
-                "name": name,
-                "kind": header.get("kind"),
-                "elements": symbols(header.get("config", {}).get("elements", [])),
-                "description": header.get("description", ""),
-                "licence": header.get("licence", ""),
-                "file": str(path),
-            }
-        )
-    columns = ["name", "kind", "elements", "description", "licence"]
-    rows = [[str(entry[column]) for column in columns] for entry in found]
-    return Outcome({"models": found}, lambda: table("", columns, rows), as_json)
+    found = known()
+    values = {"models": [model.to_dict() for model in found]}
+    return Outcome(values, lambda: table("", list(Models.COLUMNS), found.rows()), as_json)
 
 
 def _rows(values: dict[str, Any]) -> list[list[str]]:

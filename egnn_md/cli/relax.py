@@ -47,6 +47,8 @@ def relax(
     """
     from egnn_md.dynamics import relax as engine
     from egnn_md.dynamics.starting_structures import read_structure
+    from egnn_md.evaluation.figures import without_failing
+    from egnn_md.report.relaxations import Way, relaxation_page
     from egnn_md.storage import Hold
 
     target = output or Path(f"{Path(structure.rsplit('@', 1)[0]).stem}-relaxed.extxyz")
@@ -54,14 +56,25 @@ def relax(
     set_threads(threads)
     atoms = read_structure(structure)
     atoms.calc = make_calculator(model, device, dtype)
+    start, way, page = atoms.copy(), Way(atoms), target.with_name(f"{target.stem}-report.html")
+
+    def note(step: int, energy: float, largest: float) -> None:
+        way.note(step, energy, largest)
+        tell(step, energy, largest)
+
     with Hold(target):
-        with _progress() as progress:
-            result = engine.relax(atoms, fmax, steps, optimizer, cell, progress)  # type: ignore[arg-type]
+        with _progress() as tell:
+            result = engine.relax(atoms, fmax, steps, optimizer, cell, note)  # type: ignore[arg-type]
         _write(atoms, target, file_format)
+        with without_failing(str(page)):
+            relaxation_page(way, result, start, structure, model).write(page)
     if not result.converged:
         say(f"not converged after {result.steps} steps: the largest force is {result.fmax:.4f} eV/Å; --steps for more")
     values = {**dataclasses.asdict(result), "output": str(target), "model": model, "n_atoms": len(atoms)}
-    return Outcome(values, lambda: _show(result, target), as_json, code=0 if result.converged else 1)
+    drawn = page.exists()
+    values["report"] = str(page) if drawn else None
+    code = 0 if result.converged else 1
+    return Outcome(values, lambda: _show(result, target, page if drawn else None), as_json, code)
 
 
 def _output_format(path: Path, overwrite: bool) -> str:
@@ -108,7 +121,7 @@ class _progress:  # noqa: N801
 
     def __enter__(self) -> Any:
         if not self.console.is_terminal:
-            return None
+            return lambda step, energy, fmax: None
         self.status.start()
         return lambda step, energy, fmax: self.status.update(f"step {step}  {energy:.5f} eV  fmax {fmax:.4f} eV/Å")
 
@@ -116,10 +129,10 @@ class _progress:  # noqa: N801
         self.status.stop()
 
 
-def _show(result: Relaxation, path: Path) -> None:
+def _show(result: Relaxation, path: Path, page: Path | None) -> None:
     end = "converged" if result.converged else "not converged"
     print(f"{end} after {result.steps} steps, largest force {result.fmax:.4f} eV/Å")
     print(f"energy {result.energy:.6f} eV, {result.energy - result.energy_start:+.6f} eV since the start")
     if result.extrapolation is not None:
         print(f"extrapolation {result.extrapolation:.2f} (above 1 the structure is unlike the training data)")
-    print(f"wrote {path}")
+    print(f"wrote {path}" + (f"; open {page}" if page is not None else ""))

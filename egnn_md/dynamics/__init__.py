@@ -16,3 +16,7 @@ def __getattr__(name: str) -> Any:
     from egnn_md.dynamics import ase_flow
 
     return ase_flow.FlowDynamics
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

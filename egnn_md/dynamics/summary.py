@@ -7,7 +7,7 @@ import platform
 import signal
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,10 @@ from egnn_md.dynamics.observers import read_log
 from egnn_md.dynamics.state import RestartState
 from egnn_md.storage import write_json
 
+EQUILIBRATION: Final = 0.2
+"""Share of a run that means leave out."""
+BLOCKS: Final = 10
+
 
 def summarize(
     state: RestartState, folder: Path, reason: str | None, received: int, ns_per_day: float
@@ -25,11 +29,11 @@ def summarize(
     """Write and return the summary. `reason` says how a run blew up; `received` is the signal that stopped it.
 
     "energy_drift_meV_per_atom_per_ps" is the slope of a line through the total energy; null but in nve, where alone it
-    means something. Means leave the first line of the log out.
+    means something. Means leave the first fifth of the log out; their standard errors are those of ten blocks, null
+    where the log is too short for one.
     """
     log = read_log(folder / "log.csv")
     n_atoms = len(state.arrays["numbers"])
-    later = log["temperature_K"][1:]
     conserved = state.settings.ensemble == "nve"
     drift = _slope(1e-3 * log["time_fs"], 1e3 * log["etot_eV"] / n_atoms) if conserved else None
     summary = {
@@ -39,13 +43,12 @@ def summarize(
         "time_ps": 1e-3 * state.step * state.settings.timestep,
         "n_atoms": n_atoms,
         "formula": _formula(state.arrays["numbers"]),
-        "mean_temperature_K": float(later.mean()) if len(later) else None,
+        **_means(log),
         "energy_drift_meV_per_atom_per_ps": drift,
         "max_extrapolation": state.progress["max_extrapolation"],
         "degrees_of_freedom": state.progress["degrees_of_freedom"],
         "ns_per_day": ns_per_day,
         "wall_s": state.progress["wall_s"],
-        **_cell_means(log),
         **(
             {"accepted_fraction": state.progress["accepted"] / max(state.step, 1)}
             if "accepted" in state.progress
@@ -59,6 +62,15 @@ def summarize(
     return summary
 
 
+def mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean without the first fifth, and its standard error from the means of ten blocks (NaN for few values)."""
+    later = values[int(EQUILIBRATION * len(values)) :] if len(values) > 5 else values[1:] if len(values) > 1 else values
+    if len(later) < 20:
+        return float(later.mean()), float("nan")
+    blocks = [block.mean() for block in np.array_split(later, BLOCKS)]
+    return float(later.mean()), float(np.std(blocks, ddof=1) / np.sqrt(len(blocks)))
+
+
 def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
     if len(x) < 3:
         return None
@@ -67,10 +79,15 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
     return slope if math.isfinite(slope) else None
 
 
-def _cell_means(log: dict[str, NDArray[np.float64]]) -> dict[str, float | None]:
-    names = {"mean_volume_A3": "volume_A3", "mean_pressure_bar": "pressure_bar"}
-    known = {key: log[name][1:] for key, name in names.items() if name in log}
-    return {key: float(known[key].mean()) if key in known and len(known[key]) else None for key in names}
+def _means(log: dict[str, NDArray[np.float64]]) -> dict[str, float | None]:
+    """ "mean_NAME" and "mean_NAME_error" of what has a mean; None for what was not logged, or only once."""
+    found: dict[str, float | None] = {}
+    for name in ("temperature_K", "volume_A3", "pressure_bar"):
+        known = name in log and len(log[name]) > 1
+        mean, error = mean_and_error(log[name]) if known else (math.nan, math.nan)
+        found[f"mean_{name}"] = mean if math.isfinite(mean) else None
+        found[f"mean_{name}_error"] = error if math.isfinite(error) else None
+    return found
 
 
 def _formula(numbers: NDArray[np.int64]) -> str:

@@ -1,0 +1,204 @@
+"""The report of a run folder of `egnn-md md` or `egnn-md rollout`: what log, summary and trajectory say, to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egnn_md.chemistry.elements import BOUND, COVALENT_RADII
+from egnn_md.chemistry.molecules import bonds
+from egnn_md.chemistry.units import G_PER_CM3_PER_AMU_PER_A3
+from egnn_md.dynamics.observers import read_log
+from egnn_md.dynamics.summary import mean_and_error
+from egnn_md.report.charts import histogram, lines
+from egnn_md.report.page import Page, Table
+from egnn_md.report.scene import Scene, atom_signals, thinned
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+Log = dict[str, NDArray[np.float64]]
+
+
+def run_page(folder: str | Path) -> Page:
+    """The page of a run folder. Raises OSError or ValueError if the folder holds no run."""
+    folder = Path(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    log = read_log(folder / "log.csv")
+    settings = summary["settings"]
+    frames, rows = _frames(folder, settings["format"], len(log["time_fs"]), summary["n_atoms"])
+    times = [1e-3 * float(log["time_fs"][row]) for row in rows]
+    labels = [_label(log, row) for row in rows]
+    scene = Scene(frames, labels, times, _signals(summary, frames))
+    return Page(
+        title=f"{summary['formula']}: {summary['time_ps']:g} ps of {settings['ensemble']}",
+        subtitle=_subtitle(summary),
+        tiles=_tiles(summary, log),
+        bad=_worries(summary),
+        scene=scene,
+        charts=_charts(log, summary, float(frames[0].get_masses().sum()) if frames else np.nan),
+        tables=[bond_table(frames), _settings_table(summary)],
+        notes=[
+            f"Beside this page: log.csv, summary.json, trajectory.{settings['format']}, last.extxyz (to go on from).",
+            ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+        ],
+    )
+
+
+def _subtitle(summary: dict[str, Any]) -> str:
+    known = summary["information"]
+    done = summary["status"].replace("_", " ")
+    reason = f" ({summary['reason']})" if summary["reason"] else ""
+    return (
+        f"{known.get('structure', '')} with {known.get('model', 'a model')}; {summary['n_atoms']} atoms; {done}{reason}"
+    )
+
+
+def _tiles(summary: dict[str, Any], log: Log) -> list[tuple[str, str]]:
+    mean, error = mean_and_error(log["temperature_K"])
+    tiles = [("temperature", with_error(mean, error, "K"))]
+    drift = summary["energy_drift_meV_per_atom_per_ps"]
+    if drift is not None:
+        tiles.append(("energy drift", f"{drift:+.2g} meV/atom/ps"))
+    if summary["max_extrapolation"] is not None:
+        tiles.append(("largest extrapolation", f"{summary['max_extrapolation']:.2f}"))
+    if "accepted_fraction" in summary:
+        tiles.append(("strides accepted", f"{100 * summary['accepted_fraction']:.0f} %"))
+    for name, label, unit in (("pressure_bar", "pressure", "bar"), ("volume_A3", "volume", "Å³")):
+        if name in log:
+            mean, error = mean_and_error(log[name])
+            tiles.append((label, with_error(mean, error, unit)))
+    tiles.append(("speed", f"{summary['ns_per_day']:.2f} ns/day"))
+    return tiles
+
+
+def _worries(summary: dict[str, Any]) -> list[str]:
+    signal = summary["max_extrapolation"]
+    return ["largest extrapolation"] if signal is not None and signal > 2 else []
+
+
+def with_error(mean: float, error: float, unit: str) -> str:
+    """ "301.4 ± 2.1 K": as many digits as the error has; none where it is not known."""
+    if not np.isfinite(error) or error <= 0:
+        return f"{mean:.4g} {unit}"
+    digits = max(0, 1 - int(np.floor(np.log10(error)) + 0.5))
+    return f"{mean:.{digits}f} ± {error:.{digits}f} {unit}"
+
+
+def _charts(log: Log, summary: dict[str, Any], mass: float) -> list[str]:
+    """Over time, and the temperatures as a distribution. `mass` in amu."""
+    time, n_atoms, settings = 1e-3 * log["time_fs"], summary["n_atoms"], summary["settings"]
+    per_atom = {
+        "potential": 1e3 * (log["epot_eV"] - log["epot_eV"][0]) / n_atoms,
+        "kinetic": 1e3 * log["ekin_eV"] / n_atoms,
+        "total": 1e3 * (log["etot_eV"] - log["etot_eV"][0]) / n_atoms,
+    }
+    level = None if settings["ensemble"] == "nve" else settings["temperature"]
+    charts = [lines("Energies, since the start", time, per_atom, "time / ps", "meV per atom")]
+    if settings["ensemble"] == "nve":
+        charts.append(
+            lines("Total energy: is it kept?", time, {"total": per_atom["total"]}, "time / ps", "meV per atom")
+        )
+    charts.append(lines("Temperature", time, {"temperature": log["temperature_K"]}, "time / ps", "K", level))
+    signal = {"largest of the atoms": log["extrapolation"]}
+    charts.append(lines("Extrapolation: above 1, unlike the training data", time, signal, "time / ps", "signal", 1.0))
+    if "volume_A3" in log:
+        density = {"density": mass * G_PER_CM3_PER_AMU_PER_A3 / log["volume_A3"]}
+        charts.append(lines("Density", time, density, "time / ps", "g/cm³"))
+        charts.append(lines("Volume", time, {"volume": log["volume_A3"]}, "time / ps", "Å³"))
+        charts.append(lines("Pressure", time, {"pressure": log["pressure_bar"]}, "time / ps", "bar"))
+    mean, error = mean_and_error(log["temperature_K"])
+    note = f"mean {with_error(mean, error, 'K')}, the first fifth left out"
+    charts.append(histogram("Temperatures", log["temperature_K"][1:], "K", note))
+    return charts
+
+
+def _label(log: Log, row: int) -> str:
+    time, hot, signal = log["time_fs"][row], log["temperature_K"][row], log["extrapolation"][row]
+    told = f", extrapolation {signal:.2f}" if np.isfinite(signal) else ""
+    return f"{1e-3 * time:.3f} ps, {hot:.0f} K{told}"
+
+
+def _signals(summary: dict[str, Any], frames: list[Atoms]) -> list[Any]:
+    """Of each atom of each frame, where the model has them and still is where it was."""
+    try:
+        return atom_signals(summary["information"]["model"], frames)
+    except Exception:  # a flow map, a model that has gone: the page lacks a colour
+        return []
+
+
+def _frames(folder: Path, kind: str, n_rows: int, n_atoms: int) -> tuple[list[Atoms], list[int]]:
+    """Frames spread over the trajectory, and the lines of the log that they belong to."""
+    chosen = thinned(n_rows, n_atoms)
+    if kind in ("xtc", "dcd", "h5"):
+        return _through_mdtraj(folder, kind, chosen)
+    path = folder / f"trajectory.{kind}"
+    if kind == "traj":
+        from ase.io.trajectory import Trajectory
+
+        with Trajectory(str(path)) as file:
+            chosen = [k for k in chosen if k < len(file)]
+            return [file[k] for k in chosen], chosen
+    from ase.io import iread
+
+    wanted, frames = set(chosen), []
+    for k, atoms in enumerate(iread(path, index=":")):
+        if k in wanted:
+            frames.append(atoms)
+    return frames, chosen[: len(frames)]
+
+
+def _through_mdtraj(folder: Path, kind: str, chosen: list[int]) -> tuple[list[Atoms], list[int]]:
+    import mdtraj
+    from ase import Atoms
+    from ase.io import read
+
+    path = folder / f"trajectory.{kind}"
+    top = None if kind == "h5" else str(folder / "topology.pdb")
+    start: Any = read(folder / "last.extxyz")
+    stride = max(1, (chosen[1] - chosen[0]) if len(chosen) > 1 else 1)
+    loaded = mdtraj.load(str(path), stride=stride, **({} if top is None else {"top": top}))
+    frames = []
+    for k in range(len(loaded)):
+        cell = None if loaded.unitcell_vectors is None else 10.0 * loaded.unitcell_vectors[k]
+        frames.append(Atoms(start.numbers, 10.0 * loaded.xyz[k], cell=cell, pbc=start.pbc))
+    return frames, [stride * k for k in range(len(loaded))]
+
+
+def bond_table(frames: list[Atoms]) -> Table:
+    """Bonds that the last frame has and the first has not, and the other way round."""
+    if len(frames) < 2 or len(frames[0]) > 2000:
+        return Table("Bonds", ["", ""], [["compared", "no"]])
+    before, after = bond_pairs(frames[0]), bond_pairs(frames[-1])
+    names = [f"{symbol}{k}" for k, symbol in enumerate(frames[0].symbols)]
+
+    def text(pairs: set[tuple[int, int]]) -> str:
+        shown = [f"{names[i]}–{names[j]}" for i, j in sorted(pairs)][:30]
+        return ", ".join(shown) + (" …" if len(pairs) > 30 else "") or "none"
+
+    rows: list[list[Any]] = [["at the start", len(before)]]
+    rows += [["broken", text(before - after)], ["formed", text(after - before)]]
+    return Table("Bonds, at the start and at the end", ["", ""], rows)
+
+
+def bond_pairs(atoms: Atoms) -> set[tuple[int, int]]:
+    """Pairs of atoms that stand as near as bonds do, periodic images included."""
+    from ase.neighborlist import neighbor_list
+
+    if not atoms.pbc.any():
+        pairs = np.argwhere(np.triu(bonds(atoms.numbers, atoms.positions)))
+    else:
+        reach = BOUND * np.array(COVALENT_RADII)[atoms.numbers]
+        pairs = np.stack(neighbor_list("ij", atoms, reach), axis=1)
+    return {(int(i), int(j)) for i, j in pairs if i < j}
+
+
+def _settings_table(summary: dict[str, Any]) -> Table:
+    units = {"temperature": "K", "pressure": "bar", "friction": "1/ps", "timestep": "fs"}
+    values = {**summary["settings"], **{k: v for k, v in summary["information"].items() if "sha256" not in k}}
+    rows = [[name, f"{value} {units.get(name, '')}".strip()] for name, value in values.items() if value is not None]
+    return Table("Settings", ["", ""], rows)
