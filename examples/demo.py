@@ -59,7 +59,7 @@ def report(model: str, summary: dict[str, Any], output: Path) -> list[str]:
         f"{model}: {time_ps:g} ps of aspirin ({len(frames[0])} atoms) in {seconds:.0f} s, {speed:.1f} ns/day",
         f"{temperature:.0f} K in the mean (300 K set); extrapolation {unlike} (up to 1: as the training data)",
         f"the {len(expected)} bonds of the start are those of {intact} of the {len(frames)} frames saved",
-        f"look at {output}/plot.png, {output}/log.csv, {output}/trajectory.traj (ase gui shows it)",
+        f"open {output}/report.html: it turns and plays (beside it plot.png, log.csv, trajectory.traj)",
     ]
 
 

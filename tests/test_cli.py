@@ -30,7 +30,7 @@ from egnn_md.models.potential import Potential
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300
 """Seconds to wait for a process on a busy machine."""
-RUN_FILES = {"trajectory.traj", "log.csv", "summary.json", "plot.png", "state.npz", "last.extxyz"}
+RUN_FILES = {"trajectory.traj", "log.csv", "summary.json", "plot.png", "report.html", "state.npz", "last.extxyz"}
 
 
 class Result:

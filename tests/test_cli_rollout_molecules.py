@@ -16,7 +16,7 @@ from egnn_md.cli import main
 from egnn_md.data.flow import read_segments
 
 Call = Callable[..., tuple[int, str, list[str]]]
-FILES = {"trajectory.traj", "log.csv", "summary.json", "plot.png", "state.npz", "last.extxyz"}
+FILES = {"trajectory.traj", "log.csv", "summary.json", "plot.png", "report.html", "state.npz", "last.extxyz"}
 
 
 @pytest.fixture

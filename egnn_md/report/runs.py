@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,12 +165,29 @@ def _through_mdtraj(folder: Path, kind: str, chosen: list[int]) -> tuple[list[At
     top = None if kind == "h5" else str(folder / "topology.pdb")
     start: Any = read(folder / "last.extxyz")
     stride = max(1, (chosen[1] - chosen[0]) if len(chosen) > 1 else 1)
-    loaded = mdtraj.load(str(path), stride=stride, **({} if top is None else {"top": top}))
+    with _silent_c():
+        loaded = mdtraj.load(str(path), stride=stride, **({} if top is None else {"top": top}))
     frames = []
     for k in range(len(loaded)):
         cell = None if loaded.unitcell_vectors is None else 10.0 * loaded.unitcell_vectors[k]
         frames.append(Atoms(start.numbers, 10.0 * loaded.xyz[k], cell=cell, pbc=start.pbc))
     return frames, [stride * k for k in range(len(loaded))]
+
+
+@contextmanager
+def _silent_c() -> Iterator[None]:
+    """What C code prints on standard output is lost: mdtraj's reader of dcd speaks where results belong."""
+    flush = ctypes.CDLL(None).fflush
+    flush(None)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def bond_table(frames: list[Atoms]) -> Table:
