@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -97,6 +98,30 @@ def _settled(cluster: Fragment, tag: str, rng: np.random.Generator) -> Iterator[
     for step, (points, _, label) in enumerate(run, 1):
         if step in (3, 5, 8):
             yield Frame(cluster.numbers, points, label, cluster.charge, tag, cluster.group, temperature)
+
+
+def metals(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
+    pool = Pool(source, rng)
+    while True:
+        yield partial(_metal, pool, rng)
+
+
+def _metal(pool: Pool, rng: np.random.Generator) -> Iterator[Frame | Dropped]:
+    """A metal ion with three to six ligands, up to two of them anions, drawn in before the first label."""
+    center = monatomic(str(rng.choice(["Mg", "Ca", "Zn", "Li", "Na", "K"], p=[0.25, 0.2, 0.25, 0.1, 0.1, 0.1])))
+    anions = [ion for ion in (*pool.ions, *pool.charged) if ion.charge == -1 and len(ion.numbers) < 12]
+    neutral = [piece for piece in pool.neutral if len(piece.numbers) < 12]
+    ligands = [anions[rng.integers(len(anions))] for _ in range(rng.integers(0, 3))]
+    for _ in range(int(rng.integers(3, 7)) - len(ligands)):
+        row = pool.water if rng.random() < 0.7 else neutral
+        ligands.append(row[rng.integers(len(row))])
+    cluster = surround(center, ligands, rng)
+    teacher = Teacher(cluster.numbers, cluster.charge)
+    teacher.strict = False
+    positions = cluster.positions
+    for _ in range(8):
+        positions = positions + np.clip(0.02 * teacher(positions).forces, -0.08, 0.08)
+    yield from _settled(replace(cluster, positions=positions), "metal", rng)
 
 
 def droplets(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
-from _clusters import clusters, collisions, contacts, droplets, lone_ions
+from _clusters import clusters, collisions, contacts, droplets, lone_ions, metals
 from _gfn2 import Dropped, Frame, Job, Teacher
 from _molecules import canonical, for_testing, peptide, protonation_state
 from _motion import attempt, distorted, thermal, thermal_for_testing, torsion
@@ -98,6 +98,7 @@ KINDS: dict[str, tuple[Callable[..., Iterator[Job]], int]] = {
     "ions": (lone_ions, 100),
     "contacts": (contacts, 800),
     "clusters": (clusters, 300),
+    "metals": (metals, 300),
     "droplets": (droplets, 200),
     "thermal": (molecules, 500),
     "torsions": (torsions, 500),

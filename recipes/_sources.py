@@ -12,7 +12,7 @@ from _contacts import polyatomic_ions
 from _molecules import Species, read_smiles, skeletons
 
 # Elements that are rare among the molecules are drawn so many times as often.
-RARE = {5: 10.0, 14: 10.0, 53: 5.0, 15: 4.0, 35: 2.0, 9: 1.5, 16: 1.2}
+RARE = {5: 40.0, 14: 40.0, 53: 8.0, 15: 8.0, 35: 2.0, 9: 1.5, 16: 1.2}
 
 
 class Ragged:
