@@ -19,13 +19,13 @@ __all__ = [
 if TYPE_CHECKING:
     from egnn_md.calculators.ase_calculator import EGNNCalculator, OpenShellWarning
     from egnn_md.calculators.ase_properties import EGNNPropertyCalculator
-    from egnn_md.calculators.extrapolation import ExtrapolationWarning
     from egnn_md.calculators.openmm_force import create_openmm_force, create_system
+    from egnn_md.predict import ExtrapolationWarning
 
 _HOMES = {
     "EGNNCalculator": "egnn_md.calculators.ase_calculator",
     "EGNNPropertyCalculator": "egnn_md.calculators.ase_properties",
-    "ExtrapolationWarning": "egnn_md.calculators.extrapolation",
+    "ExtrapolationWarning": "egnn_md.predict",
     "OpenShellWarning": "egnn_md.calculators.ase_calculator",
     "create_openmm_force": "egnn_md.calculators.openmm_force",
     "create_system": "egnn_md.calculators.openmm_force",

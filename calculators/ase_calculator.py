@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -18,18 +16,12 @@ from ase.calculators.calculator import (
     all_changes,
 )
 from ase.outputs import Properties, all_outputs
-from torch import Tensor
 
 from egnn_md.calculators.ase_inputs import AtomsInputs
-from egnn_md.calculators.extrapolation import EXTRAPOLATION_LIMIT, ExtrapolationWarning, warn_of_extrapolation
-from egnn_md.calculators.model_source import ModelSource, parse_device, parse_dtype
 from egnn_md.calculators.options import refuse_unknown
-from egnn_md.graph import Prediction
-from egnn_md.models.potential import Potential
-from egnn_md.neighbors import GraphBuilder
-from egnn_md.neighbors.lists import DEFAULT_SKIN
-
-Model = str | Path | Potential
+from egnn_md.model_source import ModelSource
+from egnn_md.neighbors import DEFAULT_SKIN
+from egnn_md.predict import Compile, Model, PredictionError, Predictor, Result, model_sources
 
 _PERIODIC: Final = np.array([True, True, True]).tobytes()
 _VOIGT: Final = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
@@ -50,7 +42,8 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
     device: "cpu" or "cuda".
     dtype: "float64" or "float32", precision of the network.
     skin: Å by which neighbour lists reach beyond the cutoff, so that they last for several steps.
-    compile: compile the force call. The first call takes a minute or so, later ones about half the time: for long runs.
+    compile: "auto" uses the compiled force call of `egnn-md compile` if there is one; True compiles it now, if need be;
+        False does without.
 
     Isolated, periodic and partly periodic structures; stress for those periodic in three directions, computed along
     with the forces. `results["extrapolation"]` is the largest signal of any atom (NaN if the model carries no
@@ -67,7 +60,7 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         "device": "cpu",
         "dtype": "float64",
         "skin": DEFAULT_SKIN,
-        "compile": False,
+        "compile": "auto",
     }
     atoms: Atoms | None
     results: dict[str, Any]
@@ -79,7 +72,7 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = "float64",
         skin: float = DEFAULT_SKIN,
-        compile: bool = False,
+        compile: Compile = "auto",
         **unknown: Any,
     ) -> None:
         refuse_unknown("EGNNCalculator", unknown, self.default_parameters)
@@ -87,7 +80,7 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         self._snapshot: Atoms | None = None
         self._sources: tuple[ModelSource, ...] = ()
         self._committee = False
-        self._warned: set[type[Warning]] = set()
+        self._warned_of_open_shell = False
         super().__init__()
         self.set(model=model, device=device, dtype=dtype, skin=skin, compile=compile)
 
@@ -100,40 +93,30 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
             return {}
         sources, committee = self._sources, self._committee
         if "model" in options:
-            given = options["model"]
-            committee = isinstance(given, Sequence) and not isinstance(given, str)
-            sources = tuple(ModelSource.of(model) for model in (given if committee else [given]))
-            if not sources:
-                raise ValueError("a committee needs at least one model")
+            sources, committee = model_sources(options["model"])
             labels = [source.label for source in sources]
             options["model"] = labels if committee else labels[0]
         for name in options.keys() & {"device", "dtype"}:
             options[name] = str(options[name]).removeprefix("torch.")
-        self._load(sources, {**self.parameters, **options})
+        self._load(sources, committee, {**self.parameters, **options})
         self._sources, self._committee = sources, committee
         self.parameters.update(options)
         return options
 
-    def _load(self, sources: Sequence[ModelSource], options: dict[str, Any]) -> None:
-        device, dtype = parse_device(options["device"]), parse_dtype(options["dtype"])
-        models = [source.load(device, dtype) for source in sources]
-        if options["compile"]:
-            for model in models:
-                model.compile_forces()
-        cutoff = max(model.config.cutoff for model in models)
-        self._graphs = GraphBuilder(cutoff, options["skin"], device=device)
-        self._models = models
+    def _load(self, sources: tuple[ModelSource, ...], committee: bool, options: dict[str, Any]) -> None:
+        chosen = {name: value for name, value in options.items() if name != "model"}
+        self._predictor = Predictor(sources if committee else sources[0], **chosen)
         self._known_numbers = b""
         self.reset()
 
     def __getstate__(self) -> dict[str, Any]:
-        loaded = ("_models", "_graphs", "_known_numbers")
+        loaded = ("_predictor", "_known_numbers")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         kept: tuple[Any, ...] = self.atoms, self.results, self._inputs
-        self._load(self._sources, self.parameters)
+        self._load(self._sources, self._committee, self.parameters)
         self.atoms, self.results, self._inputs = kept
 
     # What ASE asks for
@@ -181,41 +164,29 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         self.reset()  # if anything below fails, nothing old is left
         inputs = AtomsInputs(atoms)
         numbers = atoms.arrays["numbers"]
-        self._check_elements(inputs.numbers, numbers)
-        graph = self._graphs(atoms.arrays["positions"], numbers, atoms.cell.array, atoms.pbc)
-        stress = inputs.pbc == _PERIODIC
-        predictions = [model(graph, stress=stress) for model in self._models]
-        results = _committee_results(predictions) if self._committee else _results(predictions[0])
-        if not math.isfinite(results["energy"] + np.vdot(results["forces"], results["forces"])):
-            raise CalculationFailed("the potential gave an energy or forces that are not finite for this structure")
-        self._report(results["extrapolation"])
+        self._warn_of_open_shell(inputs.numbers, numbers)
+        try:
+            result = self._predictor(
+                atoms.arrays["positions"], numbers, atoms.cell.array, atoms.pbc, stress=inputs.pbc == _PERIODIC
+            )
+        except PredictionError as error:
+            raise CalculationFailed(str(error)) from error
         self._snapshot = _copy_of(atoms, self._snapshot)
-        self.atoms, self.results, self._inputs = self._snapshot, results, inputs
+        self.atoms, self.results, self._inputs = self._snapshot, _results(result), inputs
 
-    def _check_elements(self, key: bytes, numbers: Any) -> None:
-        """Raise UnsupportedElement; warn of an odd number of electrons. Not again for the same atoms."""
+    def _warn_of_open_shell(self, key: bytes, numbers: Any) -> None:
+        """Warn, once, of an odd number of electrons. Not looked at again for the same atoms."""
         if key == self._known_numbers:
             return
-        for model in self._models:
-            model.check_elements(torch.from_numpy(numbers))
-        if numbers.sum() % 2:
-            self._warn_once(
-                OpenShellWarning,
+        self._known_numbers = key
+        if numbers.sum() % 2 and not self._warned_of_open_shell:
+            self._warned_of_open_shell = True
+            warnings.warn(
                 f"{numbers.sum()} electrons, an odd number: the neutral structure is an open shell, but the model "
                 "describes closed shells",
+                OpenShellWarning,
+                stacklevel=3,
             )
-        self._known_numbers = key
-
-    def _report(self, extrapolation: float) -> None:
-        if extrapolation > EXTRAPOLATION_LIMIT and ExtrapolationWarning not in self._warned:
-            self._warned.add(ExtrapolationWarning)
-            hint = "calc.results['extrapolation'] goes on telling, this warning comes once"
-            warn_of_extrapolation(extrapolation, hint, stacklevel=2)
-
-    def _warn_once(self, category: type[Warning], message: str) -> None:
-        if category not in self._warned:
-            self._warned.add(category)
-            warnings.warn(message, category, stacklevel=2)
 
 
 def _copy_of(atoms: Atoms, last: Atoms | None) -> Atoms:
@@ -236,30 +207,16 @@ def _copy_of(atoms: Atoms, last: Atoms | None) -> Atoms:
     return copy
 
 
-def _array(tensor: Tensor) -> Any:
-    """Float64 in numpy; shares memory where it can: a `Prediction` belongs to nobody else."""
-    return tensor.numpy(force=True).astype(np.float64, copy=False)
-
-
-def _results(prediction: Prediction) -> dict[str, Any]:
-    energy = prediction.energy.item()
-    results = {
-        "energy": energy,
-        "free_energy": energy,
-        "energies": _array(prediction.energies),
-        "forces": _array(prediction.forces),
-        "extrapolation": prediction.extrapolation.max().item(),
+def _results(result: Result) -> dict[str, Any]:
+    results: dict[str, Any] = {
+        "energy": result.energy,
+        "free_energy": result.energy,
+        "energies": result.energies,
+        "forces": result.forces,
+        "extrapolation": result.extrapolation,
     }
-    if prediction.stress is not None:
-        results["stress"] = _array(prediction.stress[0])[_VOIGT]
-    return results
-
-
-def _committee_results(predictions: list[Prediction]) -> dict[str, Any]:
-    members = [_results(prediction) for prediction in predictions]
-    results: dict[str, Any] = {name: np.mean([member[name] for member in members], axis=0) for name in members[0]}
-    results["energy"] = results["free_energy"] = float(results["energy"])
-    results["energy_std"] = float(np.std([member["energy"] for member in members]))
-    results["forces_std"] = np.std([member["forces"] for member in members], axis=0)
-    results["extrapolation"] = float(np.max([member["extrapolation"] for member in members]))
+    if result.stress is not None:
+        results["stress"] = result.stress[_VOIGT]
+    if result.forces_std is not None:
+        results |= {"energy_std": result.energy_std, "forces_std": result.forces_std}
     return results

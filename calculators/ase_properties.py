@@ -11,11 +11,11 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from egnn_md.calculators.extrapolation import ExtrapolationWarning
-from egnn_md.calculators.model_source import parse_device, parse_dtype
 from egnn_md.checkpoint import load
 from egnn_md.chemistry.targets import BY_NAME, MEV_PER_HARTREE
+from egnn_md.model_source import parse_device, parse_dtype
 from egnn_md.models.property import FAR, PropertyModel
+from egnn_md.predict import ExtrapolationWarning
 
 
 class EGNNPropertyCalculator(Calculator):  # type: ignore[misc]

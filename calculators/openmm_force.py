@@ -6,7 +6,6 @@ XML, is the model's name, or the bytes of its checkpoint, and the options: never
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,21 +19,19 @@ from numpy.typing import NDArray
 from openmm.unit import nanometer
 from torch import Tensor
 
-from egnn_md.calculators.extrapolation import EXTRAPOLATION_LIMIT, warn_of_extrapolation
-from egnn_md.calculators.model_source import ModelSource, parse_device, parse_dtype
 from egnn_md.calculators.openmm_region import Region, select_region
 from egnn_md.chemistry.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
-from egnn_md.graph import Prediction
+from egnn_md.model_source import ModelSource, parse_device, parse_dtype
 from egnn_md.models.potential import Potential
-from egnn_md.neighbors import GraphBuilder
-from egnn_md.neighbors.lists import DEFAULT_SKIN
+from egnn_md.neighbors import DEFAULT_SKIN
+from egnn_md.predict import Compile, Predictor, Result
 
 FloatArray = NDArray[np.float64]
 
 FORCE_UNIT: Final = KJ_PER_MOL_PER_EV * ANGSTROM_PER_NM
 """1 eV/Å in kJ/mol/nm."""
 _NO_CELL: Final = np.zeros((3, 3))
-_LOADED: Final = ("_model", "_loading", "_local")
+_LOADED: Final = ("_predictor", "_loading", "_local")
 
 
 def create_openmm_force(
@@ -49,7 +46,7 @@ def create_openmm_force(
     dtype: str | torch.dtype = "float64",
     force_group: int = 0,
     skin: float = DEFAULT_SKIN,
-    compile: bool = False,
+    compile: Compile = "auto",
 ) -> openmm.Force:
     """An `openmm.Force` with the energy and forces of an EGNN potential, for `system.addForce`.
 
@@ -64,7 +61,8 @@ def create_openmm_force(
     dtype: "float64", or "float32" for speed; precision of the network.
     force_group: of the force.
     skin: Å by which neighbour lists reach beyond the cutoff, so that they last for several steps.
-    compile: compile the force call. The first call takes a minute or so, later ones about half the time.
+    compile: "auto" uses the compiled force call of `egnn-md compile` if there is one; True compiles it now, if need be;
+        False does without.
 
     It is a `PythonForce`, or openmm-torch's `PythonTorchForce` where that can be imported. One force may serve
     several Contexts. Raises ValueError for elements that the model does not know, charges, open shells and bad
@@ -108,7 +106,7 @@ class Options:
     device: str | None
     dtype: str
     skin: float = DEFAULT_SKIN
-    compile: bool = False
+    compile: Compile = "auto"
 
     def __post_init__(self) -> None:
         parse_dtype(self.dtype)
@@ -120,7 +118,7 @@ def make_force(source: ModelSource, region: Region, options: Options, force_grou
     """The force on a region. Loads the model once, to refuse elements that it does not know."""
     make, computation_class = _force_class()
     computation = computation_class(source, region.atomic_numbers, options)
-    computation.model.check_elements(torch.from_numpy(region.atomic_numbers))
+    computation.predictor.check(region.atomic_numbers)
     force = make(computation, {}, () if region.whole else region.particles)
     force.setUsesPeriodicBoundaryConditions(options.periodic)
     force.setForceGroup(force_group)
@@ -154,12 +152,12 @@ def _force_class() -> tuple[Any, type[Computation]]:
 
 @dataclass
 class _Workspace:
-    """What one thread keeps from call to call: the neighbour list, and the last answer."""
+    """What one thread keeps from call to call: a predictor with its neighbour list, and the last answer."""
 
-    graphs: GraphBuilder
+    predictor: Predictor
     positions: FloatArray = field(default_factory=lambda: np.empty((0, 3)))
     cell: FloatArray = field(default_factory=lambda: _NO_CELL)
-    answer: tuple[Prediction, float] | None = None
+    answer: Result | None = None
 
 
 class Computation:
@@ -174,11 +172,10 @@ class Computation:
         self.atomic_numbers = atomic_numbers
         self.options = options
         self._pbc = np.full(3, options.periodic)
-        self._warned = False
         self._forget()
 
     def _forget(self) -> None:
-        self._model: Potential | None = None
+        self._predictor: Predictor | None = None
         self._loading = threading.Lock()
         self._local = threading.local()
 
@@ -190,26 +187,24 @@ class Computation:
         self._forget()
 
     @property
-    def model(self) -> Potential:
-        """The potential, loaded when it is first asked for: copies that are never used cost nothing."""
+    def predictor(self) -> Predictor:
+        """The model, loaded when it is first asked for: copies that are never used cost nothing."""
         with self._loading:
-            if self._model is None:
-                name = self.options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-                model = self.source.load(parse_device(name), parse_dtype(self.options.dtype))
-                if self.options.compile:
-                    model.compile_forces()
-                self._model = model
-            return self._model
+            if self._predictor is None:
+                options = self.options
+                device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+                self._predictor = Predictor(
+                    self.source, device=device, dtype=options.dtype, skin=options.skin, compile=options.compile
+                )
+            return self._predictor
 
     def __call__(self, state: openmm.State) -> tuple[float, FloatArray]:
-        """Raises ValueError for positions that are no structure, and for results that are not finite."""
-        prediction, energy = self._predict(state.getPositions(asNumpy=True).value_in_unit(nanometer), state)
-        forces = prediction.forces.numpy(force=True).astype(np.float64)
-        forces *= FORCE_UNIT
-        return energy * KJ_PER_MOL_PER_EV, forces
+        """Raises ValueError for positions that are no structure, PredictionError for results that are not finite."""
+        result = self._predict(state.getPositions(asNumpy=True).value_in_unit(nanometer), state)
+        return result.energy * KJ_PER_MOL_PER_EV, result.forces * FORCE_UNIT
 
-    def _predict(self, positions: FloatArray, state: openmm.State) -> tuple[Prediction, float]:
-        """The prediction for `positions` (n_atoms, 3) in nm and the box of `state`, and its energy in eV."""
+    def _predict(self, positions: FloatArray, state: openmm.State) -> Result:
+        """For `positions` (n_atoms, 3) in nm and the box of `state`."""
         if len(positions) != len(self.atomic_numbers):
             raise ValueError(
                 f"the system has {len(positions)} particles, but the EGNN force was made for "
@@ -221,39 +216,25 @@ class Computation:
         work = self._workspace()
         if work.answer is None or not (np.array_equal(positions, work.positions) and np.array_equal(cell, work.cell)):
             work.answer = None  # if anything below fails, nothing old is left
-            work.answer = self._evaluate(work.graphs, positions, cell)
+            work.answer = work.predictor(positions, self.atomic_numbers, cell, self._pbc)
             work.positions, work.cell = positions, cell
         return work.answer
 
     def _workspace(self) -> _Workspace:
         work: _Workspace | None = getattr(self._local, "work", None)
         if work is None:
-            model = self.model
-            work = _Workspace(GraphBuilder(model.config.cutoff, self.options.skin, device=model.device))
-            self._local.work, self._local.model = work, model
+            work = self._local.work = _Workspace(self.predictor.fork())
         return work
-
-    def _evaluate(self, graphs: GraphBuilder, positions: FloatArray, cell: FloatArray) -> tuple[Prediction, float]:
-        model: Potential = self._local.model
-        prediction = model(graphs(positions, self.atomic_numbers, cell, self._pbc))
-        energy = prediction.energy.item()
-        forces = prediction.forces.numpy(force=True)
-        if not math.isfinite(energy + float(np.vdot(forces, forces))):
-            raise ValueError("the EGNN potential gave an energy or forces that are not finite for this structure")
-        extrapolation = prediction.extrapolation.max().item()
-        if extrapolation > EXTRAPOLATION_LIMIT and not self._warned:
-            self._warned = True
-            warn_of_extrapolation(extrapolation, "this warning comes once for each force", stacklevel=2)
-        return prediction, energy
 
 
 class TorchComputation(Computation):
     """(state, positions) -> (energy, forces): the same for openmm-torch's `PythonTorchForce`, tensors in and out.
 
-    Forces stay on the device; of the positions a copy goes to the neighbour list, which is made by the CPU.
+    Positions and forces pass through the CPU, which makes the neighbour list.
     """
 
     def __call__(self, state: openmm.State, positions: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """positions (n_atoms, 3) in nm -> energy () in kJ/mol and forces (n_atoms, 3) in kJ/mol/nm."""
-        prediction, _ = self._predict(positions.numpy(force=True).astype(np.float64), state)
-        return prediction.energy[0] * KJ_PER_MOL_PER_EV, (prediction.forces * FORCE_UNIT).to(positions)
+        result = self._predict(positions.numpy(force=True).astype(np.float64), state)
+        energy = torch.tensor(result.energy * KJ_PER_MOL_PER_EV, dtype=torch.float64, device=positions.device)
+        return energy, torch.from_numpy(result.forces * FORCE_UNIT).to(positions)

@@ -37,7 +37,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "dtype": None,
     "charge": 0,
     "multiplicity": 1,
-    "compile": False,
+    "compile": "auto",
 }
 _OF_EMBEDDING: Final = ("linkAtomDistances",)
 """Arguments of createMixedSystem that openmm-ml hands on to potentials too."""
@@ -48,7 +48,7 @@ class EGNNPotential(MLPotentialImpl):  # type: ignore[misc]
 
     Options, of MLPotential, createSystem and createMixedSystem alike: `device` ("cpu", "cuda"; default: "cuda" if
     there is one), `precision` ("single", "double"; default "double") or `dtype` ("float32", "float64"), `charge` (0)
-    and `multiplicity` (1) of the atoms described, `compile` (False).
+    and `multiplicity` (1) of the atoms described, `compile` ("auto").
     """
 
     def __init__(self, model: Any, options: dict[str, Any]) -> None:
@@ -74,9 +74,9 @@ class EGNNPotential(MLPotentialImpl):  # type: ignore[misc]
         refuse_unknown("the EGNN potential", args, [*DEFAULTS, *_OF_EMBEDDING])
         own = {name: value for name, value in args.items() if name in DEFAULTS}
         options = {**DEFAULTS, **self.options, **own}
-        from egnn_md.calculators.model_source import ModelSource
         from egnn_md.calculators.openmm_force import Options, make_force, molecules
         from egnn_md.calculators.openmm_region import select_region
+        from egnn_md.model_source import ModelSource
 
         alone = system.getNumParticles() == 0  # the force is on its way into another system
         force_field = None if alone else system

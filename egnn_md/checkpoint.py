@@ -150,10 +150,18 @@ def load(
     path = resolve(name_or_path)
     header = read_header(path)
     model_class, config = _configured(path, header)
+    with torch.inference_mode(False):  # weights that the caller can change and differentiate by
+        model = _filled(path, model_class, config)
+        return model.to(device=device, dtype=DTYPES.get(name)).eval().requires_grad_(False)
+
+
+def _filled(path: Path, model_class: type[nn.Module], config: Any) -> nn.Module:
+    """The model with the file's tensors, in their precision, on the CPU."""
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in model_class(config).state_dict().items()}
     with safe_open(path, framework="pt") as archive:
-        slices = {name: archive.get_slice(name) for name in archive.keys()}  # noqa: SIM118 (no mapping)
+        names = {_renamed(model_class, name): name for name in archive.keys()}  # noqa: SIM118 (no mapping)
+        slices = {name: archive.get_slice(stored) for name, stored in names.items()}
         found = {name: tuple(part.get_shape()) for name, part in slices.items()}
         if found != expected:
             wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
@@ -161,13 +169,22 @@ def load(
         precisions = {part.get_dtype() for part in slices.values()}
         if precisions not in ({"F32"}, {"F64"}):
             raise CheckpointError(f"{path}: tensors must all be float32 or all float64, not {sorted(precisions)}")
-        state = {name: archive.get_tensor(name) for name in expected}
+        state = {name: archive.get_tensor(names[name]) for name in expected}
     with torch.random.fork_rng(devices=[]):  # initial weights must not disturb the caller's random numbers
         model = model_class(config)
     model.to(torch.float64 if precisions == {"F64"} else torch.float32).load_state_dict(state)
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise CheckpointError(f"{path} has weights that are not finite: its training diverged")
-    return model.to(device=device, dtype=DTYPES.get(name)).eval().requires_grad_(False)
+    return model
+
+
+def _renamed(model_class: type[nn.Module], name: str) -> str:
+    """What a tensor of an older file is called now."""
+    renamed: Mapping[str, str] = getattr(model_class, "RENAMED", {})
+    for old, new in renamed.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
 
 
 def _configured(path: Path, header: dict[str, Any]) -> tuple[type[nn.Module], Any]:
@@ -178,6 +195,9 @@ def _configured(path: Path, header: dict[str, Any]) -> tuple[type[nn.Module], An
     module_name, class_name, config_name = KINDS[kind]
     module = importlib.import_module(module_name)
     config_class = getattr(module, config_name)
+    for setting, only in getattr(config_class, "RETIRED", {}).items():
+        if raw.pop(setting, only) != only:
+            raise CheckpointError(f"{path} needs {setting} other than {only!r}, which egnn-md no longer has")
     unknown = raw.keys() - {field.name for field in fields(config_class)}
     if unknown:
         raise CheckpointError(f"{path} has unknown settings {sorted(unknown)}: it needs a newer egnn-md")

@@ -51,7 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     numbers = np.split(chosen.atomic_numbers, chosen.starts[1:-1])
     minima = np.split(chosen.positions.astype(np.float64), chosen.starts[1:-1])
     model = load_potential(options.model, "float32")
-    model.compile_forces()
     kept, relaxed = [], []
     for first in track(range(0, len(chosen), AT_ONCE), "relaxing"):
         part = range(first, min(first + AT_ONCE, len(chosen)))

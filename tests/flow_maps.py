@@ -38,7 +38,7 @@ def inputs(model: FlowMap, atoms: Atoms, substep: float) -> tuple[Tensor, ...]:
     return (
         torch.tensor(atoms.positions),
         torch.tensor(atoms.get_momenta()),
-        model.species_of[torch.tensor(atoms.numbers)],
+        model.species(torch.tensor(atoms.numbers)),
         torch.tensor(atoms.get_masses())[:, None],
         torch.triu_indices(n, n, 1),
         torch.full((n, 1), substep, dtype=torch.float64),

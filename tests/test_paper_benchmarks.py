@@ -20,7 +20,6 @@ from egnn_md.checkpoint import read_header, save
 from egnn_md.chemistry.targets import NAMES
 from egnn_md.data import nbody
 from egnn_md.data.qm9 import read_qm9, write_qm9
-from egnn_md.models.potential import Potential
 from egnn_md.models.propagator import VelocityEGNN, VelocityEGNNConfig
 from egnn_md.paper import random_graphs
 from egnn_md.paper.autoencoder import GraphAutoencoder, GraphAutoencoderConfig
@@ -134,7 +133,6 @@ def test_moved_atoms_are_flagged(benchmark: Callable[[str], ModuleType], tmp_pat
 def test_relaxed_molecules_are_those_of_the_training_side_at_minima(
     benchmark: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Potential, "compile_forces", lambda model: None)
     data = molecules()
     data = replace(data, targets=np.nan_to_num(data.targets))
     write_qm9(data, tmp_path / "qm9.npz")

@@ -44,7 +44,7 @@ class Strider:
         self._s = torch.tensor(substep / FS_PER_TIME_UNIT, dtype=torch.float64)
         self._flight = 0.5 * self._s / mass
         with torch.no_grad():
-            species = model.species_of[atomic_numbers]
+            species = model.species(atomic_numbers)
             self._kinds = model.condition_on(species, mass, torch.full_like(mass, substep))
         self._reference = sum(model.config.reference_energies[k] for k in species.tolist())
         self._kick: Callable[..., Kick] = DenseKick(model, len(numbers))

@@ -31,13 +31,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from egnn_md.chemistry.elements import MAX_ATOMIC_NUMBER, UnsupportedElement, symbols
 from egnn_md.chemistry.molecules import bond_pattern
 from egnn_md.chemistry.units import FS_PER_TIME_UNIT
 from egnn_md.models.potential import LARGEST
+from egnn_md.models.species import Species, check_elements
+from egnn_md.nn.layouts import EdgeList
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.radial import BesselBasis, cutoff_value, distance
-from egnn_md.nn.vector_egcl import NORM_FLOOR, VectorEGCL
+from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, VectorLayer, normalised
 
 FORCE_SCALE: Final = 10.0
 """eV/Å: what f_ij is in units of, so that the last layer's weights are of order one."""
@@ -72,10 +73,7 @@ class FlowConfig:
     """What it was trained to move, as `egnn_md.chemistry.molecules.bond_pattern` names it; empty: not known."""
 
     def __post_init__(self) -> None:
-        if list(self.elements) != sorted(set(self.elements)) or not all(type(z) is int for z in self.elements):
-            raise ValueError(f"elements must be distinct, ascending atomic numbers, not {self.elements}")
-        if not self.elements or not 1 <= self.elements[0] <= self.elements[-1] <= MAX_ATOMIC_NUMBER:
-            raise ValueError(f"elements must lie between 1 and {MAX_ATOMIC_NUMBER}, not {self.elements}")
+        check_elements(self.elements)
         if len(self.reference_energies) != len(self.elements) or not all(map(math.isfinite, self.reference_energies)):
             raise ValueError("reference_energies needs one finite energy (eV) for each element")
         for name in ("longest_substep", "cutoff"):
@@ -85,16 +83,6 @@ class FlowConfig:
             size = getattr(self, name)
             if type(size) is not int or not 1 <= size <= largest:
                 raise ValueError(f"{name} must be a whole number from 1 to {largest}, not {size!r}")
-
-
-@dataclass(frozen=True, eq=False)
-class _Edges:
-    """What the layers read of the edges; see `egnn_md.nn.vector_egcl.Edges`."""
-
-    index: Tensor
-    directions: Tensor
-    radial: Tensor
-    envelope: Tensor
 
 
 class FlowMap(nn.Module):
@@ -113,15 +101,12 @@ class FlowMap(nn.Module):
         self.kinds = nn.Parameter(0.1 * torch.randn(2, 1, dim))  # K_a and K_b
         self.condition = nn.Sequential(nn.Linear(4, dim), nn.SiLU(), nn.Linear(dim, dim))
         sizes = (dim, width, config.n_radial, config.n_vectors)
-        self.layers = nn.ModuleList(VectorEGCL(*sizes, first=k == 0, last=False) for k in range(config.n_layers))
+        self.layers = nn.ModuleList(VectorLayer(*sizes, first=k == 0, last=False) for k in range(config.n_layers))
         self.pair_node = nn.Linear(dim, width)
         self.pair_inputs = nn.Linear(config.n_radial + 2 * config.n_vectors, width, bias=False)
         self.pair_output = nn.Linear(width, 2, bias=False)  # f_ij and ε_ij
         self.basis = BesselBasis(config.n_radial, config.cutoff)
-        lookup = torch.full((256,), len(config.elements), dtype=torch.int64)  # unknown: out of range, never a number
-        lookup[list(config.elements)] = torch.arange(len(config.elements))
-        self.register_buffer("species_of", lookup, persistent=False)
-        self.species_of: Tensor
+        self.species = Species(config.elements, whose="this flow map")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -130,11 +115,7 @@ class FlowMap(nn.Module):
 
     def check_elements(self, atomic_numbers: Tensor) -> None:
         """Raise UnsupportedElement, naming the elements, if the model does not know one of `atomic_numbers`."""
-        unknown = sorted(set(atomic_numbers.tolist()) - set(self.config.elements))
-        if unknown:
-            raise UnsupportedElement(
-                f"this flow map knows {symbols(self.config.elements)}; the structure has {symbols(unknown)}"
-            )
+        self.species.check(atomic_numbers)
 
     def check_molecule(self, atomic_numbers: NDArray[np.int64], positions: NDArray[np.float64]) -> None:
         """Raise UnsupportedElement, or UnknownMolecule if it was not trained to move this one.
@@ -178,15 +159,13 @@ class FlowMap(nn.Module):
         seen = distances.to(self.dtype)
         radial, envelope = self.basis(seen)[0], cutoff_value(seen, self.config.cutoff)
         forward = directions.to(self.dtype).unsqueeze(-1)
-        edges = _Edges(
-            torch.cat([pairs, pairs.flip(0)], 1),
+        edges = Edges(
+            EdgeList(torch.cat([pairs, pairs.flip(0)], 1), positions.shape[0]),
             torch.cat([forward, -forward]),
             radial.repeat(2, 1),
-            envelope.repeat(2, 1),
+            (envelope * NEIGHBOR_SCALE).repeat(2, 1),
         )
-        h, v = self.layers[0](features, None, edges)
-        for layer in self.layers[1:]:
-            h, v = layer(h, v, edges)
+        h, v = self.through_layers(features, edges)
         terms = self._pair_terms(h, v, pairs, forward, radial) * envelope
         attraction, energy = terms.to(directions.dtype).chunk(2, -1)
         push = directions * (FORCE_SCALE * attraction)
@@ -194,10 +173,19 @@ class FlowMap(nn.Module):
         impulse = segment_sum(push, first, n_atoms) - segment_sum(push, second, n_atoms)
         return impulse, segment_sum(energy.squeeze(-1), first, n_atoms)
 
+    def through_layers(self, features: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+        """h (n_atoms, hidden_dim) and v (n_atoms, 3, n_vectors) after all layers."""
+        h: Tensor = features
+        v: Tensor | None = None
+        for layer in self.layers:
+            h, v, _ = layer(h, v, [edges])
+        assert v is not None
+        return h, v
+
     def _pair_terms(self, h: Tensor, v: Tensor, pairs: Tensor, directions: Tensor, radial: Tensor) -> Tensor:
         """f_ij and ε_ij before envelope and scale, (n_pairs, 2): the same from both ends."""
         first, second = pairs
-        node = self.pair_node(h * torch.rsqrt(h.square().mean(-1, keepdim=True) + NORM_FLOOR))
+        node = self.pair_node(normalised(h)[0])
         v_first, v_second = gather(v, first), gather(v, second)
         inputs = [radial, (directions * (v_first - v_second)).sum(1), (v_first * v_second).sum(1)]
         hidden = gather(node, first) + gather(node, second) + self.pair_inputs(torch.cat(inputs, -1))

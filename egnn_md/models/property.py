@@ -19,12 +19,12 @@ from typing import Any, Final, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from egnn_md.chemistry.elements import MAX_ATOMIC_NUMBER, UnsupportedElement, symbols
 from egnn_md.chemistry.structures import Structure, batches, structures_of
 from egnn_md.chemistry.targets import BY_NAME, NAMES, RT, unit_of
 from egnn_md.chemistry.units import ANGSTROM_PER_BOHR
 from egnn_md.graph import Graph
 from egnn_md.models.property_networks import READOUTS, MoleculeBatch, NetworkOutput, PaperNetwork, VectorNetwork
+from egnn_md.models.species import Species, check_elements
 from egnn_md.neighbors import molecules_graph
 from egnn_md.nn.bond_lengths import BondLengths
 from egnn_md.nn.familiarity import Familiarity
@@ -68,10 +68,7 @@ class PropertyConfig:
     """Attention, "paper" only."""
 
     def __post_init__(self) -> None:
-        if list(self.elements) != sorted(set(self.elements)) or not all(type(z) is int for z in self.elements):
-            raise ValueError(f"elements must be distinct, ascending atomic numbers, not {self.elements}")
-        if not self.elements or not 1 <= self.elements[0] <= self.elements[-1] <= MAX_ATOMIC_NUMBER:
-            raise ValueError(f"elements must lie between 1 and {MAX_ATOMIC_NUMBER}, not {self.elements}")
+        check_elements(self.elements)
         if self.network not in get_args(Network):
             raise ValueError(f"network is one of {get_args(Network)}, not {self.network!r}")
         if not self.targets or len(set(self.targets)) != len(self.targets):
@@ -134,10 +131,7 @@ class PropertyModel(nn.Module):
             self.calibration: Tensor
         self.familiarity = Familiarity(config.hidden_dim, n_elements)
         self.bond_lengths = BondLengths(config.elements)
-        lookup = torch.full((256,), n_elements, dtype=torch.int64)
-        lookup[list(config.elements)] = torch.arange(n_elements)
-        self.register_buffer("species_of", lookup, persistent=False)
-        self.species_of: Tensor
+        self.species = Species(config.elements)
         masses = torch.tensor([MASSES.get(z, 2.0 * z) for z in config.elements], dtype=torch.float64)
         self._constants = {"masses": masses, **_normalisation(config)}
 
@@ -159,17 +153,14 @@ class PropertyModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.species_of.device
+        return self.species.table.device
 
     def prepare(self, graph: Graph) -> MoleculeBatch:
         """What the network reads of a graph whose edges reach `config.reach`, on the model's device.
 
         Raises UnsupportedElement.
         """
-        species = self.species_of.index_select(0, graph.atomic_numbers)
-        if int(species.max()) >= len(self.config.elements):
-            unknown = sorted(set(graph.atomic_numbers.tolist()) - set(self.config.elements))
-            raise UnsupportedElement(f"this model knows {symbols(self.config.elements)}, not {symbols(unknown)}")
+        species = self.species(graph.atomic_numbers)
         masses = self._constants["masses"].index_select(0, species).unsqueeze(-1)
         positions = graph.positions.double()
         weighted = segment_sum(torch.cat([masses * positions, masses], 1), graph.batch, graph.n_graphs)

@@ -5,7 +5,6 @@ Both turn a batch of molecules into normalised outputs; `egnn_md.models.property
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from egnn_md.nn.egcl import EGCL, EdgeInput, NodeState
+from egnn_md.nn.layouts import EdgeList
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.radial import BesselBasis, cutoff_value, distance
-from egnn_md.nn.vector_egcl import VectorEGCL, saturated
+from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, VectorLayer, saturated
 
 SUMS: Final = ("alpha", "zpve", "u0", "u298-u0", "h298-g298", "cv")
 """Readouts that are a sum over atoms."""
@@ -27,7 +27,7 @@ POOLED: Final = (*ORBITALS, "u298-u0", "h298-g298")
 """Readouts that the pooled features (also) contribute to: entropies know the whole molecule's moments of inertia."""
 N_HEADS: Final = 8
 BOUND: Final = 5.0
-"""`VectorEGCL`'s, and that of the features which the readouts see: with few exceptions QM9's stay below it."""
+"""`VectorLayer`'s, and that of the features which the readouts see: with few exceptions QM9's stay below it."""
 
 
 class MoleculeBatch(NamedTuple):
@@ -91,18 +91,8 @@ class PaperNetwork(nn.Module):
         return NetworkOutput(self.graph_decoder(pooled), state.features, pooled)
 
 
-@dataclass(frozen=True, eq=False)
-class _Edges:
-    """Functions of the edge vectors that `VectorEGCL` reads."""
-
-    index: Tensor
-    directions: Tensor
-    radial: Tensor
-    envelope: Tensor
-
-
 class VectorNetwork(nn.Module):
-    """`VectorEGCL`s, and a readout for each kind of property.
+    """`VectorLayer`s, and a readout for each kind of property.
 
     - sums over atoms: polarizability, energies, heat capacity, and half of the thermal terms;
     - the dipole moment |Σ_i q_i ρ_i + p_i|, Σ q_i = 0, ρ_i from the centre of mass;
@@ -126,7 +116,7 @@ class VectorNetwork(nn.Module):
         self.embedding = nn.Embedding(n_elements, hidden_dim)
         self.basis = BesselBasis(n_radial, cutoff)
         sizes = (hidden_dim, message_dim, n_radial, n_vectors)
-        self.layers = nn.ModuleList(VectorEGCL(*sizes, first=k == 0, last=False, bound=BOUND) for k in range(n_layers))
+        self.layers = nn.ModuleList(VectorLayer(*sizes, first=k == 0, last=False, bound=BOUND) for k in range(n_layers))
         self.atom = nn.Linear(hidden_dim, hidden_dim)
         self.atom_readout = nn.Linear(hidden_dim, len(SUMS) + 3)  # and charges of mu and r2, own extent
         self.vector_gates = nn.Linear(hidden_dim, 2 * n_vectors)
@@ -140,7 +130,7 @@ class VectorNetwork(nn.Module):
         h, v = gather(self.embedding.weight, molecules.species), None
         edges = self._edges(molecules)
         for layer in self.layers:
-            h, v = layer(h, v, edges)
+            h, v, _ = layer(h, v, [edges])
         assert v is not None
         h = saturated(h, h.square(), BOUND)
         atom = silu(self.atom(h))
@@ -153,10 +143,12 @@ class VectorNetwork(nn.Module):
             values[name] = values[name] + value if name in values else value
         return NetworkOutput(torch.stack([values[name] for name in READOUTS], 1), h, pooled)
 
-    def _edges(self, molecules: MoleculeBatch) -> _Edges:
+    def _edges(self, molecules: MoleculeBatch) -> Edges:
         d = distance(molecules.vectors)
         directions = (molecules.vectors / d).unsqueeze(-1)
-        return _Edges(molecules.edge_index, directions, self.basis.value(d), cutoff_value(d, self.cutoff))
+        weight = cutoff_value(d, self.cutoff) * NEIGHBOR_SCALE
+        layout = EdgeList(molecules.edge_index, molecules.species.shape[0])
+        return Edges(layout, directions, self.basis.value(d), weight)
 
     def _moments(self, atom: Tensor, v: Tensor, by_atom: Tensor, molecules: MoleculeBatch) -> dict[str, Tensor]:
         """Dipole moment and spatial extent."""

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from egnn_md.graph import Graph
-from egnn_md.neighbors.lists import DEFAULT_SKIN, BoolArray, FloatArray, IntArray, VerletList
+from egnn_md.neighbors.lists import CLOSEST_PAIR, DEFAULT_SKIN, BoolArray, FloatArray, IntArray, VerletList
 
 
 class GraphBuilder:
     """Structures of an engine, step after step, as `Graph`: whatever has not changed is not made again.
 
-    Positions stay in float64: a model takes the differences before it rounds them to its own precision. Pairs of the
-    skin are left out: the graph, its order included, depends on the structure alone and not on the steps before it.
+    Positions stay in float64: a model takes the differences before it rounds them to its own precision, and leaves the
+    pairs of the skin out. The others, their order included, depend on the structure alone and not on the steps before.
+    `closest` as in `VerletList`.
     """
 
-    def __init__(self, cutoff: float, skin: float = DEFAULT_SKIN, *, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        cutoff: float,
+        skin: float = DEFAULT_SKIN,
+        *,
+        closest: float = CLOSEST_PAIR,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.cutoff = cutoff
-        self.neighbors = VerletList(cutoff, skin, device=device)
+        self.neighbors = VerletList(cutoff, skin, closest=closest, device=device)
         self.device = torch.device(device)
         self._numbers_key = self._cell_key = b""
         self._numbers = self._batch = self._cell = self._pbc = torch.empty(0)
@@ -43,7 +50,7 @@ class GraphBuilder:
             self._cell = torch.tensor(cell, dtype=torch.float64, device=self.device).unsqueeze(0)
             self._pbc = torch.tensor(pbc, device=self.device).unsqueeze(0)
             self._cell_key = cell_key
-        graph = Graph(
+        return Graph(
             positions=torch.from_numpy(np.array(positions, dtype=np.float64)).to(self.device),
             atomic_numbers=self._numbers,
             edge_index=edge_index,
@@ -51,15 +58,6 @@ class GraphBuilder:
             cell=self._cell,
             pbc=self._pbc,
             batch=self._batch,
-        )
-        return graph if self.neighbors.has_every_pair else self._without_skin(graph)
-
-    def _without_skin(self, graph: Graph) -> Graph:
-        inside = (graph.edge_vectors().square().sum(1) < self.cutoff**2).nonzero().squeeze(1)
-        return replace(
-            graph,
-            edge_index=graph.edge_index.index_select(1, inside),
-            edge_shift=None if graph.edge_shift is None else graph.edge_shift.index_select(0, inside),
         )
 
 

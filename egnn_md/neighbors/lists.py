@@ -138,11 +138,6 @@ class VerletList:
                 edges.wrap(wraps)
         return edges.index, edges.shift
 
-    @property
-    def has_every_pair(self) -> bool:
-        """Whether the list is that of a small molecule: all its pairs, however far apart."""
-        return self._reference is not None and self._reference.completeness is None
-
     def _build(self, positions: FloatArray, cell: FloatArray, pbc: BoolArray) -> _Edges:
         all_pairs = len(positions) <= ALL_PAIRS_ATOMS and not pbc.any()
         kept = self._list if all_pairs and self._reference and self._reference.fits(len(positions), pbc) else None

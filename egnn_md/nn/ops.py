@@ -41,7 +41,34 @@ def segment_sum(values: Tensor, index: Tensor, n_segments: int) -> Tensor:
     if _opaque.get():
         summed: Tensor = _segment_sum(values, index, n_segments)
         return summed
-    return values.new_zeros((n_segments, *values.shape[1:])).index_add(0, index, values)
+    return values.new_zeros((n_segments, *values.shape[1:])).index_add_(0, index, values)
+
+
+def add_rows(onto: Tensor | None, index: Tensor, values: Tensor, n_rows: int) -> Tensor:
+    """onto (n_rows, ...), None for zero, plus, in row k, the sum of the rows of `values` (m, ...) whose index is k."""
+    if onto is None:
+        return segment_sum(values, index, n_rows)
+    if _opaque.get():
+        return onto + segment_sum(values, index, n_rows)
+    return onto.index_add(0, index, values)
+
+
+def plus_product(x: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
+    """x + rows @ matrix, rows (..., k), matrix (k, l).
+
+    Where rows are a list x is overwritten: it must be nobody else's, nor what autograd needs again (sums and gathers
+    are not).
+    """
+    return x.addmm_(rows, matrix) if rows.dim() == 2 and x.dim() == 2 else x + rows @ matrix
+
+
+def silu_vjp(by: Tensor, x: Tensor) -> Tensor:
+    """∂E by x from ∂E by SiLU(x)."""
+    if not torch.is_grad_enabled():
+        out: Tensor = torch.ops.aten.silu_backward.default(by, x)
+        return out
+    sigmoid = torch.sigmoid(x)  # torch cannot differentiate its own silu_backward
+    return by * sigmoid * (1.0 + x * (1.0 - sigmoid))
 
 
 torch.library.define("egnn_md::segment_sum", "(Tensor values, Tensor index, SymInt n_segments) -> Tensor")

@@ -1,10 +1,10 @@
-"""Everything about a pair that depends on its edge vector alone, with derivatives written out.
+"""What a network reads of a pair of atoms, with the derivatives by the edge vector written out.
 
-The energy reaches the positions only through these functions of r_ij: the direction r̂, the distance the network may
-see s(d), the radial basis b(s), the cutoff envelope f(s) and the repulsion E_ZBL(d). None holds a weight. So one
-gradient of the energy by their values, g_r̂, g_s, g_b, g_f, gives the gradient by r_ij, in training as in simulation:
+The energy of a network reaches the positions only through these functions of r_ij: the direction r̂, the distance that
+the network may see s(d), the radial basis b(s) and the cutoff envelope f(s). None holds a weight. So the gradient of
+the energy by their values, g_r̂, g_b, g_f, gives the gradient by r_ij, in training as in simulation:
 
-    ∂E/∂r_ij = r̂ [(g_s + g_b·b' + g_f f') s' + ½ E_ZBL'] + (g_r̂ - r̂ (r̂·g_r̂)) / d
+    ∂E/∂r_ij = r̂ (g_b·b' + g_f f') s' + (g_r̂ - r̂ (r̂·g_r̂)) / d
 """
 
 from __future__ import annotations
@@ -13,91 +13,78 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from egnn_md.nn.radial import BesselBasis, cutoff_envelope, distance
-from egnn_md.nn.repulsion import ShortRange
+from egnn_md.chemistry.elements import COVALENT_RADII
+from egnn_md.nn.constants import WithConstants
+from egnn_md.nn.layouts import EdgeList
+from egnn_md.nn.radial import BesselBasis, cutoff_envelope, soft_core
+from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, PairGradients
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
-    """Functions of each edge vector. `values` are what a network reads."""
+class PairValues:
+    """Functions of each edge vector of a block of edges."""
 
-    index: Tensor
-    """(2, n_edges): centre i, neighbour j."""
-    directions: Tensor
-    """r̂_ij, (n_edges, n_dim, 1)."""
-    seen: Tensor
-    """s(d), (n_edges, 1) Å."""
-    radial: Tensor
-    """b(s), (n_edges, n_radial)."""
-    envelope: Tensor
-    """f(s), (n_edges, 1)."""
-    repulsion: Tensor
-    """E_ZBL(d) of the pair, (n_edges, 1) eV."""
+    edges: Edges
     distances: Tensor
     """d, (n_edges, 1) Å."""
-    slopes: tuple[Tensor, Tensor, Tensor, Tensor]
-    """s', b', f' and E_ZBL', shaped as what they belong to."""
+    seen_slope: Tensor
+    """s', (n_edges, 1)."""
+    radial_slope: Tensor
+    """b', (n_edges, n_radial)."""
+    envelope_slope: Tensor
+    """f', (n_edges, 1)."""
 
-    @property
-    def values(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """By which the energy is to be differentiated for `gradient`."""
-        return self.directions, self.seen, self.radial, self.envelope
-
-    def gradient(self, by_values: Sequence[Tensor | None]) -> Tensor:
-        """∂E/∂r_ij, (n_edges, n_dim) eV/Å, from the gradients by `values` (None: not used)."""
-        by_direction, by_seen, by_radial, by_envelope = by_values
-        seen_slope, radial_slope, envelope_slope, repulsion_slope = self.slopes
-        direction = self.directions.detach().squeeze(-1)
-        along = 0.5 * repulsion_slope
-        if by_radial is not None:
-            along = torch.addcmul(along, (by_radial * radial_slope).sum(-1, keepdim=True), seen_slope)
-        if by_envelope is not None:
-            along = torch.addcmul(along, by_envelope, envelope_slope * seen_slope)
-        if by_seen is not None:
-            along = torch.addcmul(along, by_seen, seen_slope)
-        if by_direction is None:
-            return along * direction
-        by_direction = by_direction.squeeze(-1) / self.distances
-        return by_direction + direction * (along - (by_direction * direction).sum(-1, keepdim=True))
+    def gradient(self, by: PairGradients) -> Tensor:
+        """∂E/∂r_ij, (n_edges, n_dim) eV/Å, from the gradients by the values of `edges`."""
+        assert by.by_directions is not None
+        assert by.by_radial is not None
+        assert by.by_weight is not None
+        direction = self.edges.directions.squeeze(-1)
+        by_seen = torch.addcmul(
+            (by.by_radial * self.radial_slope).sum(-1, keepdim=True),
+            by.by_weight,
+            self.envelope_slope,
+            value=NEIGHBOR_SCALE,
+        )
+        across = by.by_directions.squeeze(-1) / self.distances
+        along = by_seen * self.seen_slope - (across * direction).sum(-1, keepdim=True)
+        return torch.addcmul(across, direction, along)
 
 
-class PairFunctions(nn.Module):
-    """Edge vectors -> `Pairs`; see the functions in `radial` and `repulsion`."""
+class PairFunctions(WithConstants):
+    """Edge vectors -> `PairValues`.
+
+    `seen`, the distance that the network may see, stops shrinking between `core_end` and `core_start`, in sums of
+    covalent radii, so that no learned radial force can beat a repulsion that is added to it.
+    """
 
     def __init__(
-        self,
-        elements: Sequence[int],
-        *,
-        cutoff: float,
-        n_radial: int,
-        repulsion_reach: float,
-        core_start: float,
-        core_end: float,
+        self, elements: Sequence[int], *, cutoff: float, n_radial: int, core_start: float, core_end: float
     ) -> None:
         super().__init__()
         self.cutoff = cutoff
         self.basis = BesselBasis(n_radial, cutoff)
-        self.short_range = ShortRange(elements, reach=repulsion_reach, core_start=core_start, core_end=core_end)
+        bonds = bond_lengths(elements)
+        self.constant("core", torch.stack([core_start * bonds, core_end * bonds], -1).reshape(-1, 2))
+        self.core: Tensor
 
-    @torch.no_grad()
-    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> Pairs:
-        """r_ij (n_edges, n_dim) in Å, species (n_atoms,) positions in `elements`, edge_index (2, n_edges).
-
-        The values come ready to be differentiated by, and have no history.
+    def forward(
+        self, directions: Tensor, distances: Tensor, kinds: Tensor, edge_index: Tensor, n_atoms: int
+    ) -> PairValues:
+        """r̂_ij (n_edges, n_dim), d_ij (n_edges, 1) Å, the pair of elements of each edge (n_edges,) as a row of
+        `bond_lengths`, edge_index (2, n_edges).
         """
-        distances = distance(vectors)
-        repulsion, repulsion_slope, seen, seen_slope = self.short_range(distances, species, edge_index)
+        start, end = self.core.index_select(0, kinds).split(1, -1)
+        seen, seen_slope = soft_core(distances, start, end)
         radial, radial_slope = self.basis(seen)
         envelope, envelope_slope = cutoff_envelope(seen, self.cutoff)
-        return Pairs(
-            index=edge_index,
-            directions=(vectors / distances).unsqueeze(-1).requires_grad_(),
-            seen=seen.requires_grad_(),
-            radial=radial.requires_grad_(),
-            envelope=envelope.requires_grad_(),
-            repulsion=repulsion,
-            distances=distances,
-            slopes=(seen_slope, radial_slope, envelope_slope, repulsion_slope),
-        )
+        edges = Edges(EdgeList(edge_index, n_atoms), directions.unsqueeze(-1), radial, envelope * NEIGHBOR_SCALE)
+        return PairValues(edges, distances, seen_slope, radial_slope, envelope_slope)
+
+
+def bond_lengths(elements: Sequence[int]) -> Tensor:
+    """Sum of the covalent radii of each pair of `elements`, (n_elements²,) Å, float64."""
+    radii = torch.tensor([COVALENT_RADII[z] for z in elements], dtype=torch.float64)
+    return (radii[:, None] + radii[None, :]).reshape(-1)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from egnn_md.nn.constants import WithConstants
 
 TINY_SQUARE = 1e-12
 """Å², added to squared distances: keeps d and its gradient finite where two points coincide."""
@@ -52,7 +54,7 @@ def soft_core(distances: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Te
     return torch.where(distances < end, inner, distances), t2 * t * (10.0 - 15.0 * t + 6.0 * t2)
 
 
-class BesselBasis(nn.Module):
+class BesselBasis(WithConstants):
     """sin(k π d / cutoff) / d for k = 1 … n_basis, scaled to order one (Gasteiger et al., arXiv 2003.03123, eq. 7).
 
     Distances (n_edges, 1) in Å -> values and slopes, each (n_edges, n_basis).
@@ -61,7 +63,7 @@ class BesselBasis(nn.Module):
     def __init__(self, n_basis: int, cutoff: float) -> None:
         super().__init__()
         self.scale = math.sqrt(2.0 / cutoff)
-        self.register_buffer("frequencies", torch.arange(1, n_basis + 1) * (math.pi / cutoff), persistent=False)
+        self.constant("frequencies", torch.arange(1, n_basis + 1, dtype=torch.float32) * (math.pi / cutoff))
         self.frequencies: Tensor
 
     def value(self, distances: Tensor) -> Tensor:

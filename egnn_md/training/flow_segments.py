@@ -85,7 +85,7 @@ class FlowBatches(Dataset[FlowBatch]):
             return x, v * (masses * FS_PER_TIME_UNIT).to(dtype), f
 
         return FlowBatch(
-            species=self.model.species_of[torch.from_numpy(segments.atomic_numbers[rows])],
+            species=self.model.species(torch.from_numpy(segments.atomic_numbers[rows])),
             masses=masses.to(dtype),
             pairs=_pairs(n_atoms),
             substep=torch.from_numpy(np.repeat(length * segments.spacing, n_atoms)).to(dtype)[:, None],

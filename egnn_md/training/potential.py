@@ -172,8 +172,7 @@ def fit_familiarity(model: Potential, frames: Frames, n_frames: int = STATISTICS
     features, species = [], []
     for start in range(0, len(sample), 64):
         graph = batches[list(range(start, min(start + 64, len(sample))))].graph
-        species.append(model.species_of[graph.atomic_numbers])
-        features.append(
-            model.energies_and_gradient(graph.edge_vectors().to(model.dtype), species[-1], graph.edge_index)[2].detach()
-        )
+        species.append(model.species(graph.atomic_numbers))
+        vectors = graph.edge_vectors().to(model.dtype)
+        features.append(model.force_call(vectors, species[-1], graph.edge_index).features)
     model.familiarity.fit(torch.cat(features), torch.cat(species))

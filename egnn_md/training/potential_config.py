@@ -23,7 +23,6 @@ class PotentialDataConfig(DataConfig):
 class PotentialModelConfig(Section):
     """The network; the elements and reference energies come from the data."""
 
-    network: Literal["vectors", "invariant", "coordinates"] = "vectors"
     cutoff: float = Field(5.0, gt=0)
     """Å."""
     hidden_dim: Width = 64

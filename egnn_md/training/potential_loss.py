@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from egnn_md.data.frame_batches import Batch
-from egnn_md.models.potential import Potential, forces_from_edges
+from egnn_md.models.potential import ForceCall, Potential, forces_and_stress
 from egnn_md.nn.compilation import compile_function
 from egnn_md.nn.ops import segment_sum
 from egnn_md.training.potential_config import PotentialTrainingConfig
@@ -43,10 +43,11 @@ class PotentialLoss:
         graph = batch.graph
         inputs = (
             graph.edge_vectors().to(self.model.dtype),
-            self.model.species_of.index_select(0, graph.atomic_numbers),
+            self.model.species(graph.atomic_numbers),
             graph.edge_index,
             graph.batch,
             graph.cell,
+            graph.pbc,
             batch.energy,
             batch.forces,
             batch.share,
@@ -67,30 +68,26 @@ class PotentialLoss:
         edge_index: Tensor,
         batch: Tensor,
         cell: Tensor,
+        pbc: Tensor,
         energy: Tensor,
         forces: Tensor,
         share: Tensor,
         stress: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        config, n_graphs, n_atoms = self.config, energy.shape[0], species.shape[0]
-        energies, gradient = torch.func.functional_call(
-            _EnergiesAndGradient(self.model),
-            {f"model.{k}": v for k, v in parameters.items()},
-            (vectors, species, edge_index),
+        config, n_graphs = self.config, energy.shape[0]
+        energies, gradient, _ = torch.func.functional_call(
+            _ForceCall(self.model), {f"model.{k}": v for k, v in parameters.items()}, (vectors, species, edge_index)
+        )
+        predicted_forces, predicted_stress = forces_and_stress(
+            vectors, gradient, edge_index, batch, cell, pbc, stress=stress is not None
         )
         counts = segment_sum(torch.ones_like(energies), batch, n_graphs)
         energy_error = _known((segment_sum(energies, batch, n_graphs) - energy) / counts, energy).unsqueeze(-1)
-        force_error = _known(forces_from_edges(gradient, edge_index, n_atoms) - forces, forces)
         energy_term = _penalty(energy_error, config.loss).sum() * share[0]
-        force_term = _penalty(force_error, config.loss).sum() * share[1]
+        force_term = _penalty(_known(predicted_forces - forces, forces), config.loss).sum() * share[1]
         stress_term = energy_term * 0.0
-        if stress is not None:
-            virials = vectors.unsqueeze(-1) * gradient.unsqueeze(-2)
-            virial = segment_sum(virials, batch.index_select(0, edge_index[0]), n_graphs)
-            volume = torch.linalg.det(cell).abs()
-            volume = torch.where(volume > 0, volume, 1.0)  # molecules: no label, and no division by zero to derive
-            predicted = virial / volume[:, None, None]
-            stress_error = _known(predicted - stress, stress).reshape(n_graphs, 9)
+        if stress is not None and predicted_stress is not None:
+            stress_error = _known(predicted_stress - stress, stress).reshape(n_graphs, 9)
             stress_term = _penalty(stress_error, config.loss).sum() * share[0]
         total = (
             config.energy_weight * energy_term + config.force_weight * force_term + config.stress_weight * stress_term
@@ -98,15 +95,15 @@ class PotentialLoss:
         return total, force_term, energy_term, stress_term
 
 
-class _EnergiesAndGradient(torch.nn.Module):
-    """`Potential.energies_and_gradient` as a module, which torch.func.functional_call asks for."""
+class _ForceCall(torch.nn.Module):
+    """`Potential.force_call` as a module, which torch.func.functional_call asks for."""
 
     def __init__(self, model: Potential) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.energies_and_gradient(vectors, species, edge_index, differentiable=True)[:2]
+    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> ForceCall:
+        return self.model.force_call(vectors, species, edge_index)
 
 
 def _known(error: Tensor, label: Tensor) -> Tensor:

@@ -36,7 +36,6 @@ def ethanol() -> Graph:
         {"reference_energies": (math.nan, 0.0)},
         {"cutoff": 0.0},
         {"cutoff": math.inf},
-        {"network": "vector"},
         {"core_start": 0.8},
         {"repulsion_reach": 0.5},
         {"hidden_dim": 0},

@@ -17,7 +17,8 @@ from egnn_md.checkpoint import load
 from egnn_md.chemistry.elements import COVALENT_RADII
 from egnn_md.graph import Graph
 from egnn_md.models.potential import Potential
-from egnn_md.nn.repulsion import ShortRange
+from egnn_md.nn.radial import soft_core
+from egnn_md.nn.repulsion import Repulsion
 
 ELEMENTS = (1, 6, 7, 8, 9)
 PAIRS = list(combinations_with_replacement(ELEMENTS, 2))
@@ -27,11 +28,10 @@ Make = Callable[..., Potential]
 def pair_terms(z1: int, z2: int, distances: Tensor) -> tuple[Tensor, Tensor]:
     """(ZBL energy, seen distance) of dimers at `distances`."""
     n = len(distances)
-    species = torch.tensor([ELEMENTS.index(z) for z in (z1, z2)]).repeat(n)
-    index = torch.stack([torch.arange(n) * 2, torch.arange(n) * 2 + 1])
-    short_range = ShortRange(ELEMENTS, reach=1.5, core_start=0.4, core_end=0.65).double()
-    terms = short_range(distances.unsqueeze(-1), species, index)
-    return terms.energy.squeeze(-1), terms.seen.squeeze(-1)
+    kinds = torch.full((n,), ELEMENTS.index(z1) * len(ELEMENTS) + ELEMENTS.index(z2))
+    energy, _ = Repulsion(ELEMENTS, reach=1.5).double()(distances.unsqueeze(-1), kinds)
+    seen, _ = soft_core(distances, torch.tensor(0.4 * bond(z1, z2)), torch.tensor(0.65 * bond(z1, z2)))
+    return energy.squeeze(-1), seen
 
 
 def bond(z1: int, z2: int) -> float:
@@ -73,27 +73,24 @@ def radial_forces(model: Potential, z1: int, z2: int, distances: np.ndarray) -> 
     return cast(Tensor, model(Graph.collate(dimers)).forces[1::2, 2])
 
 
-networks = pytest.mark.parametrize("network", ["vectors", "invariant", "coordinates"])
 
 
-@networks
-def test_every_pair_repels_with_random_weights(random_potential: Make, network: str) -> None:
+def test_every_pair_repels_with_random_weights(random_potential: Make) -> None:
     for seed in range(3):
-        model = random_potential(seed=seed, network=network)
+        model = random_potential(seed=seed, )
         for z1, z2 in PAIRS:
             assert (radial_forces(model, z1, z2, np.linspace(0.3, 0.6 * bond(z1, z2), 15)) > 0).all(), (seed, z1, z2)
 
 
-@networks
-def test_in_its_core_every_pair_repels_whatever_the_weights(random_potential: Make, network: str) -> None:
-    """Weights ten times too large stand for a network gone wrong: inside the core its forces are not felt at all.
+def test_in_its_core_every_pair_repels_whatever_the_weights(random_potential: Make) -> None:
+    """Weights twice too large stand for a network gone wrong: inside the core its forces are not felt at all.
 
-    Twice for vector channels, whose energy is a high power of the weights: at three times it is 10 GeV, and even the
-    1e-12 Å² that keep distances finite are felt.
+    The energy is a high power of the weights: at three times it is 10 GeV, and even the 1e-12 Å² that keep distances
+    finite are felt.
     """
-    factor = 2.0 if network == "vectors" else 10.0
+    factor = 2.0
     for seed in range(2):
-        plain, wrong = (random_potential(seed=seed, network=network, core_start=0.5, core_end=0.75) for _ in range(2))
+        plain, wrong = (random_potential(seed=seed, core_start=0.5, core_end=0.75) for _ in range(2))
         for p in wrong.parameters():
             p.mul_(factor)
         for z1, z2 in PAIRS:

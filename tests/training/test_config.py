@@ -25,9 +25,9 @@ def config_file(folder: Path, text: str) -> Path:
 
 
 def test_a_short_file_is_enough(tmp_path: Path) -> None:
-    config = load_config(config_file(tmp_path, VALID + '[model]\nnetwork = "invariant"\n'))
+    config = load_config(config_file(tmp_path, VALID + "[model]\nn_layers = 2\n"))
     assert (config.name, config.data.files, config.training.max_steps) == ("water", ["water.npz"], 100)
-    assert config.model.network == "invariant"
+    assert config.model.n_layers == 2
     assert config.model.cutoff == 5.0
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
+from egnn_md.nn.layouts import Dense, EdgeList
 from egnn_md.nn.radial import BesselBasis, cutoff_envelope, distance
-from egnn_md.nn.vector_egcl import VectorEGCL
+from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, PairGradients, VectorLayer
 
 HIDDEN, MESSAGE, N_RADIAL, N_VECTORS, CUTOFF = 8, 12, 5, 3, 4.0
 
@@ -19,24 +17,24 @@ def stack(n_vectors: int = N_VECTORS, n_layers: int = 3, bound: float | None = N
     torch.manual_seed(0)
     sizes = (HIDDEN, MESSAGE, N_RADIAL, n_vectors)
     return torch.nn.ModuleList(
-        VectorEGCL(*sizes, first=k == 0, last=k == n_layers - 1, bound=bound) for k in range(n_layers)
+        VectorLayer(*sizes, first=k == 0, last=k == n_layers - 1, bound=bound) for k in range(n_layers)
     ).double()
 
 
-def edges_of(positions: Tensor) -> Any:
+def edges_of(positions: Tensor) -> Edges:
     n = len(positions)
     index = torch.tensor([(i, j) for i in range(n) for j in range(n) if i != j]).T
     vectors = positions[index[1]] - positions[index[0]]
     d = distance(vectors)
     radial, _ = BesselBasis(N_RADIAL, CUTOFF).double()(d)
     envelope, _ = cutoff_envelope(d, CUTOFF)
-    return SimpleNamespace(index=index, directions=(vectors / d).unsqueeze(-1), radial=radial, envelope=envelope)
+    return Edges(EdgeList(index, n), (vectors / d).unsqueeze(-1), radial, envelope * NEIGHBOR_SCALE)
 
 
 def states(layers: torch.nn.ModuleList, h: Tensor, positions: Tensor) -> tuple[Tensor, list[Tensor | None]]:
     edges, v, vectors = edges_of(positions), None, []
     for layer in layers:
-        h, v = layer(h, v, edges)
+        h, v, _ = layer(h, v, [edges])
         vectors.append(v)
     return h, vectors
 
@@ -85,25 +83,26 @@ def test_a_bound_holds_whatever_the_weights() -> None:
     assert max(sizes[1]) <= 5.0
 
 
-def literal_layer(layer: VectorEGCL, h: Tensor, v: Tensor | None, edges: Any) -> tuple[Tensor, Tensor]:
+def literal_layer(layer: VectorLayer, h: Tensor, v: Tensor | None, edges: Edges) -> tuple[Tensor, Tensor]:
     """The equations at the top of the module, edge by edge."""
     n, n_dim = len(h), edges.directions.shape[1]
     normed = h / (h.square().mean(-1, keepdim=True) + 1e-3).sqrt()
     m_i = torch.zeros(n, MESSAGE, dtype=h.dtype)
     v_new = torch.zeros(n, n_dim, N_VECTORS, dtype=h.dtype) if v is None else v.clone()
-    for e, (i, j) in enumerate(edges.index.T.tolist()):
+    assert isinstance(edges.layout, EdgeList)
+    for e, (i, j) in enumerate(zip(edges.layout.centre.tolist(), edges.layout.neighbor.tolist(), strict=True)):
         r = edges.directions[e, :, 0]
         parts = [layer.source.weight @ normed[i] + layer.source.bias, layer.target.weight @ normed[j]]
         parts.append(layer.radial.weight @ edges.radial[e])
         if v is not None:
             parts.append(layer.geometry.weight @ torch.cat([r @ v[i], r @ v[j], (v[i] * v[j]).sum(0)]))
         hidden = torch.stack(parts).sum(0)
-        m = hidden * torch.sigmoid(hidden) * edges.envelope[e]
-        m_i[i] += m / 4
+        m = hidden * torch.sigmoid(hidden) * edges.weight[e]
+        m_i[i] += m
         gates = layer.gate.weight @ m
-        v_new[i] += torch.outer(r, gates[:N_VECTORS]) / 4
+        v_new[i] += torch.outer(r, gates[:N_VECTORS])
         if v is not None:
-            v_new[i] += v[j] * gates[N_VECTORS:] / 4
+            v_new[i] += v[j] * gates[N_VECTORS:]
     read = ((v_new @ layer.read_left.weight.T) * (v_new @ layer.read_right.weight.T)).sum(1) / 2
     node = torch.cat([normed, m_i, read], -1) @ layer.node_in.weight.T + layer.node_in.bias
     node = node * torch.sigmoid(node)
@@ -119,22 +118,20 @@ def test_layers_follow_their_equations() -> None:
     fast: tuple[Tensor, Tensor | None] = (h, None)
     slow: tuple[Tensor, Tensor | None] = (h, None)
     for layer in layers:
-        fast, slow = layer(*fast, edges), literal_layer(layer, *slow, edges)  # type: ignore[arg-type]
+        fast, slow = layer(*fast, [edges])[:2], literal_layer(layer, *slow, edges)  # type: ignore[arg-type]
         assert (fast[0] - slow[0]).abs().max() < 1e-12 * slow[0].abs().max()
         if fast[1] is not None:
             assert slow[1] is not None
             assert (fast[1] - slow[1]).abs().max() < 1e-12 * slow[1].abs().max()
 
 
-def test_vectors_see_angles_that_an_invariant_layer_cannot() -> None:
+def test_vectors_see_angles() -> None:
     """A centre whose neighbours stand in a line or at a right angle, they themselves out of each other's reach."""
     far = 0.9 * CUTOFF
     line = torch.tensor([[0.0, 0, 0], [far, 0, 0], [-far, 0, 0]], dtype=torch.float64)
     bent = torch.tensor([[0.0, 0, 0], [far, 0, 0], [0, far, 0]], dtype=torch.float64)
     h, _ = points(3, 3)
-    difference = {n: (states(stack(n), h, line)[0] - states(stack(n), h, bent)[0]).abs().max() for n in (0, N_VECTORS)}
-    assert difference[0] < 1e-12
-    assert difference[N_VECTORS] > 1e-6
+    assert (states(stack(), h, line)[0] - states(stack(), h, bent)[0]).abs().max() > 1e-6
 
 
 def test_atoms_out_of_reach_change_nothing() -> None:
@@ -156,3 +153,82 @@ def test_coincident_points_leave_values_and_derivatives_finite() -> None:
     assert torch.isfinite(features).all()
     assert torch.isfinite(gradient).all()
     assert all(torch.isfinite(g).all() for g in second if g is not None)
+
+
+LAYOUTS = ("list", "blocks", "dense")
+
+
+def random_blocks(layout: str, n: int, n_dim: int) -> list[Edges]:
+    """Edges with random values that can be differentiated by."""
+    sizes = {"list": [(30,)], "blocks": [(11,), (19,), (1,)], "dense": [(n, n)]}[layout]
+    blocks = []
+    for size in sizes:
+        place = Dense() if layout == "dense" else EdgeList(torch.randint(0, n, (2, *size)), n)
+        values = [torch.randn(*size, *rest, dtype=torch.float64) for rest in ((n_dim, 1), (N_RADIAL,), (1,))]
+        blocks.append(Edges(place, *(value.requires_grad_() for value in values)))
+    return blocks
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("n_dim", [2, 3, 5, 10])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("bound", [None, 0.7])
+def test_the_way_back_is_autograds(n_dim: int, layout: str, first: bool, last: bool, bound: float | None) -> None:
+    """`vjp` in every layout, by ordinary operations and by those without history."""
+    torch.manual_seed(n_dim)
+    layer = VectorLayer(HIDDEN, MESSAGE, N_RADIAL, N_VECTORS, first=first, last=last, bound=bound).double()
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight += 0.3 * torch.randn_like(weight)
+    n = 7
+    h = torch.randn(n, HIDDEN, dtype=torch.float64, requires_grad=True)
+    v = None if first else torch.randn(n, n_dim, N_VECTORS, dtype=torch.float64, requires_grad=True)
+    blocks = random_blocks(layout, n, n_dim)
+    h_out, v_out, tape = layer(h, v, blocks)
+    by_h, by_v = torch.randn_like(h_out), None if v_out is None else torch.randn_like(v_out)
+    energy = (h_out * by_h).sum()
+    if v_out is not None and by_v is not None:
+        energy = energy + (v_out * by_v).sum()
+    inputs = [h, *([] if v is None else [v]), *(x for e in blocks for x in (e.directions, e.radial, e.weight))]
+    expected = torch.autograd.grad(energy, inputs, retain_graph=True)
+    for tracked in (True, False):
+        with torch.set_grad_enabled(tracked):
+            by_pairs = [PairGradients() for _ in blocks]
+            found_h, found_v = layer.vjp(tape, by_h, by_v, by_pairs)
+        found = [found_h, *([] if v is None else [found_v])]
+        found += [x for by in by_pairs for x in (by.by_directions, by.by_radial, by.by_weight)]
+        for one, other in zip(found, expected, strict=True):
+            assert one is not None
+            assert one.requires_grad == tracked
+            torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+def test_a_loss_of_the_gradient_has_autograds_weight_gradients() -> None:
+    """Training on the written-out derivative is double backward, without being it."""
+    layers, n = stack(bound=0.9), 7
+    h = torch.randn(n, HIDDEN, dtype=torch.float64)
+    (edges,) = random_blocks("list", n, 3)
+
+    def forces_loss(by_hand: bool) -> Tensor:
+        state, v, tapes = h, None, []
+        for layer in layers:
+            state, v, tape = layer(state, v, [edges])
+            tapes.append(tape)
+        weights = torch.linspace(-1, 1, state.numel(), dtype=torch.float64).view_as(state)
+        if not by_hand:
+            (by,) = torch.autograd.grad((state * weights).sum(), edges.directions, create_graph=True)
+            return by.square().sum()
+        by_h, by_v, pairs = weights, None, [PairGradients()]
+        for layer, tape in zip(reversed(layers), reversed(tapes), strict=True):
+            by_h, by_v = layer.vjp(tape, by_h, by_v, pairs)  # type: ignore[operator]
+        assert pairs[0].by_directions is not None
+        return pairs[0].by_directions.square().sum()
+
+    by_hand, by_autograd = (
+        torch.autograd.grad(forces_loss(kind), list(layers.parameters()), allow_unused=True) for kind in (True, False)
+    )
+    for one, other in zip(by_hand, by_autograd, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.abs().max()))

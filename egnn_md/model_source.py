@@ -23,8 +23,10 @@ class ModelSource:
     """Content of the checkpoint; None for a shipped potential."""
 
     @staticmethod
-    def of(model: str | Path | Potential) -> ModelSource:
+    def of(model: str | Path | Potential | ModelSource) -> ModelSource:
         """Raises CheckpointError for unknown names and unreadable files, TypeError for anything but the three."""
+        if isinstance(model, ModelSource):
+            return model
         if isinstance(model, Potential):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model.safetensors"

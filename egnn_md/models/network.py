@@ -1,0 +1,95 @@
+"""The learned term of a potential: Σ_i ε(h_i), h from an element embedding and a stack of `VectorLayer`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from egnn_md.models.terms import System, TermResult
+from egnn_md.nn.layouts import block_size
+from egnn_md.nn.ops import gather, silu_vjp
+from egnn_md.nn.pairs import PairFunctions, PairValues
+from egnn_md.nn.vector_layer import PairGradients, Tape, VectorLayer
+
+
+class NetworkTape(NamedTuple):
+    """What the way back needs of the way forward."""
+
+    blocks: list[PairValues]
+    layers: list[Tape]
+    hidden: Tensor
+    """Of the readout, before SiLU."""
+
+
+class Network(nn.Module):
+    """Energies and ∂E/∂r_ij, explicit functions of positions and weights: differentiable by the weights where gradients
+    are tracked, and without a trace where they are not.
+    """
+
+    def __init__(
+        self,
+        elements: Sequence[int],
+        *,
+        cutoff: float,
+        hidden_dim: int,
+        message_dim: int,
+        n_layers: int,
+        n_vectors: int,
+        n_radial: int,
+        core_start: float,
+        core_end: float,
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(len(elements), hidden_dim)
+        sizes, last = (hidden_dim, message_dim, n_radial, n_vectors), n_layers - 1
+        self.layers = nn.ModuleList(VectorLayer(*sizes, first=k == 0, last=k == last) for k in range(n_layers))
+        self.pairs = PairFunctions(elements, cutoff=cutoff, n_radial=n_radial, core_start=core_start, core_end=core_end)
+        self.readout = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 1))
+
+    def forward(self, system: System) -> TermResult:
+        energies, features, tape = self.evaluate(system)
+        return TermResult(energies, by_edge=self.gradient(tape), features=features)
+
+    def evaluate(self, system: System) -> tuple[Tensor, Tensor, NetworkTape]:
+        """Energies (n_atoms,) eV in float64, final features (n_atoms, hidden_dim), and what `gradient` needs."""
+        blocks = self._blocks(system)
+        edges = [block.edges for block in blocks]
+        h, v, tapes = gather(self.embedding.weight, system.species), None, []
+        for layer in self.layers:
+            h, v, tape = layer(h, v, edges)
+            tapes.append(tape)
+        hidden = self.readout[0](h)
+        energies = self.readout[2](silu(hidden)).squeeze(-1).double()
+        return energies, h, NetworkTape(blocks, tapes, hidden)
+
+    def _blocks(self, system: System) -> list[PairValues]:
+        size, n_edges = block_size(system.vectors.device.type), system.vectors.shape[0]
+        inputs = (system.directions, system.distances, system.kinds)
+        if torch.is_grad_enabled() or _traced(n_edges) or n_edges <= size:  # keep everything: nothing is made twice
+            return [self.pairs(*inputs, system.edge_index, system.n_atoms)]
+        parts = zip(*(part.split(size) for part in inputs), system.edge_index.split(size, 1), strict=True)
+        return [self.pairs(*part, system.n_atoms) for part in parts]
+
+    def gradient(self, tape: NetworkTape) -> Tensor:
+        """∂E/∂r_ij, (n_edges, 3) eV/Å, E the sum of all energies."""
+        by_energies = self.readout[2].weight.expand(tape.hidden.shape[0], -1)
+        by_h, by_v = silu_vjp(by_energies, tape.hidden) @ self.readout[0].weight, None
+        by_pairs = [PairGradients() for _ in tape.blocks]
+        for k in reversed(range(len(self.layers))):
+            by_h, by_v = self._layer(k).vjp(tape.layers[k], by_h, by_v, by_pairs, inputs=k > 0)
+        gradients = [block.gradient(by) for block, by in zip(tape.blocks, by_pairs, strict=True)]
+        return torch.cat(gradients) if len(gradients) > 1 else gradients[0]
+
+    def _layer(self, k: int) -> VectorLayer:
+        layer = self.layers[k]
+        assert isinstance(layer, VectorLayer)
+        return layer
+
+
+def _traced(size: object) -> bool:
+    """Whether sizes are symbols: a trace has one block, whatever its example's size."""
+    return isinstance(size, torch.SymInt)

@@ -1,0 +1,110 @@
+"""The energy of a structure as a sum of terms: what a term reads, what it gives, and the terms that are no network.
+
+To add one, write a class like `ReferenceEnergies` in a file of its own and append an instance to `Potential.terms`
+(docs: "How to add an energy term").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from egnn_md.graph import Graph
+from egnn_md.nn.ops import segment_sum
+from egnn_md.nn.radial import distance
+from egnn_md.nn.repulsion import Repulsion
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """What the terms read of one or several structures. Lengths in Å."""
+
+    vectors: Tensor
+    """r_ij of each edge within the cutoff, (n_edges, 3), in the precision of the model."""
+    species: Tensor
+    """(n_atoms,) int64 positions of the elements among the model's."""
+    edge_index: Tensor
+    """(2, n_edges) int64: centre i, neighbour j."""
+    n_elements: int
+    """How many the model knows."""
+    graph: Graph | None = None
+    """All else: positions in float64, cell, which atom belongs to which structure. None where a call is traced: the
+    terms that come with the package do without."""
+
+    @property
+    def n_atoms(self) -> int:
+        return self.species.shape[0]
+
+    @cached_property
+    def distances(self) -> Tensor:
+        """d_ij, (n_edges, 1)."""
+        return distance(self.vectors)
+
+    @cached_property
+    def directions(self) -> Tensor:
+        """r̂_ij, (n_edges, 3)."""
+        return self.vectors / self.distances
+
+    @cached_property
+    def kinds(self) -> Tensor:
+        """The pair of elements of each edge, (n_edges,): species of i times `n_elements` plus species of j."""
+        centre, neighbor = self.edge_index
+        return self.species.index_select(0, centre) * self.n_elements + self.species.index_select(0, neighbor)
+
+
+@dataclass(frozen=True, eq=False)
+class TermResult:
+    """Energies of a term and their derivatives; None where there is no such dependence."""
+
+    energies: Tensor
+    """(n_atoms,) float64, eV."""
+    by_edge: Tensor | None = None
+    """∂E/∂r_ij, (n_edges, 3) eV/Å: forces and stress follow."""
+    by_position: Tensor | None = None
+    """∂E/∂x_i, (n_atoms, 3) eV/Å, of what no edge carries."""
+    virial: Tensor | None = None
+    """Σ_k x_k ⊗ ∂E/∂x_k and what the cell adds: ∂E by a strain of positions and cell together, (n_graphs, 3, 3) eV, of
+    what `by_position` holds. None: not known, and so the stress is NaN."""
+    features: Tensor | None = None
+    """Final features of each atom, (n_atoms, hidden_dim), of the network."""
+
+
+class EnergyTerm(Protocol):
+    """A part of the energy."""
+
+    def __call__(self, system: System) -> TermResult: ...
+
+
+class ReferenceEnergies(nn.Module):
+    """Σ_i E0(Z_i), in float64 whatever the precision of the model."""
+
+    def __init__(self, energies: Sequence[float]) -> None:
+        super().__init__()
+        self.energies = torch.tensor(energies, dtype=torch.float64)
+        """(n_elements,) eV."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.energies = self.energies.to(fn(torch.empty(0, device=self.energies.device)).device)
+        return self
+
+    def forward(self, system: System) -> TermResult:
+        return TermResult(self.energies.index_select(0, system.species))
+
+
+class NuclearRepulsion(nn.Module):
+    """½ Σ_ij E_ZBL(d_ij), see `Repulsion`."""
+
+    def __init__(self, elements: Sequence[int], *, reach: float) -> None:
+        super().__init__()
+        self.repulsion = Repulsion(elements, reach=reach)
+
+    def forward(self, system: System) -> TermResult:
+        energy, slope = self.repulsion(system.distances, system.kinds)
+        energies = segment_sum(0.5 * energy.squeeze(-1).double(), system.edge_index[0], system.n_atoms)
+        return TermResult(energies, by_edge=system.directions * (0.5 * slope))

@@ -1,0 +1,266 @@
+"""One predictor behind every engine: structures in, energies and forces out, as NumPy arrays.
+
+What engines need of a model beyond its function stands here, once: loading, refusals, neighbour lists that last for
+several steps, committees, a check that results are finite, the warning about structures unlike the training data.
+An engine turns its own types and units into a call of `Predictor`, and a `Result` back into them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from egnn_md.graph import Graph, Prediction
+from egnn_md.model_source import ModelSource, parse_device, parse_dtype
+from egnn_md.models.potential import Potential
+from egnn_md.neighbors import CLOSEST_PAIR, DEFAULT_SKIN, GraphBuilder
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+Model = str | Path | Potential | ModelSource
+Compile = bool | Literal["auto"]
+
+EXTRAPOLATION_LIMIT: Final = 2.0
+"""Warn when an atom's extrapolation signal passes this: 1 is what 99.9 % of the training atoms stay below."""
+_ISOLATED: Final = np.zeros(3, dtype=np.bool_)
+_NO_CELL: Final = np.zeros((3, 3))
+
+
+class PredictionError(RuntimeError):
+    """A potential gave no finite answer for a structure."""
+
+
+class ExtrapolationWarning(UserWarning):
+    """The structure is unlike the model's training data: its energies and forces may mean nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """What a potential is asked about. Lengths in Å."""
+
+    positions: FloatArray
+    """(n_atoms, 3)."""
+    atomic_numbers: IntArray
+    """(n_atoms,)."""
+    cell: FloatArray = _NO_CELL
+    """(3, 3), rows are vectors."""
+    pbc: BoolArray = _ISOLATED
+    """(3,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a potential, or a committee of them, says of one structure."""
+
+    energy: float
+    """eV."""
+    energies: FloatArray
+    """(n_atoms,) eV."""
+    forces: FloatArray
+    """(n_atoms, 3) eV/Å."""
+    stress: FloatArray | None
+    """(3, 3) eV/Å³; None where not asked for, or not periodic in three directions."""
+    extrapolation: float
+    """Largest signal of any atom, of any member; NaN if no model carries statistics."""
+    energy_std: float | None = None
+    """eV, over a committee's members (ddof 0); None for a single model."""
+    forces_std: FloatArray | None = None
+    """(n_atoms, 3) eV/Å."""
+
+
+class Predictor:
+    """Energies, forces and stress of one structure after another, or of many at once.
+
+    Parameters
+    ----------
+    model: name of a shipped potential, path of a checkpoint, a `Potential`, or a sequence of those: a committee.
+    device: "cpu" or "cuda". dtype: "float64" or "float32", precision of the network.
+    skin: Å by which neighbour lists reach beyond the cutoff, so that they last for several steps.
+    closest: Å; atoms nearer than this are refused. 0 allows any distance.
+    compile: see `egnn_md.compiled`.
+
+    Raises CheckpointError for unknown models, ValueError for other kinds of model and unknown devices.
+    """
+
+    def __init__(
+        self,
+        model: Model | Sequence[Model] = "organic-xtb",
+        *,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype = "float64",
+        skin: float = DEFAULT_SKIN,
+        closest: float = CLOSEST_PAIR,
+        compile: Compile = "auto",
+    ) -> None:
+        sources, self.committee = model_sources(model)
+        self.device, self.dtype = parse_device(device), parse_dtype(dtype)
+        self.label = ", ".join(source.label for source in sources)
+        self.models = [source.load(self.device, self.dtype) for source in sources]
+        self.skin, self.closest, self.compile = skin, closest, compile
+        self.cutoff = max(model.config.cutoff for model in self.models)
+        """Å."""
+        self.elements = tuple(sorted(set.intersection(*(set(model.config.elements) for model in self.models))))
+        """Atomic numbers that all members know."""
+        self.fresh()
+
+    def fresh(self) -> None:
+        """Forget the neighbour list."""
+        self._graphs = GraphBuilder(self.cutoff, self.skin, closest=self.closest, device=self.device)
+        self._known = b""
+        self._warned = False
+
+    def fork(self) -> Self:
+        """Another with the same weights and a neighbour list of its own: for a thread, a replica."""
+        other = copy.copy(self)
+        other.fresh()
+        return other
+
+    def check(self, atomic_numbers: IntArray) -> None:
+        """Raise UnsupportedElement, naming the elements, if a member does not know one."""
+        for model in self.models:
+            model.check_elements(torch.from_numpy(np.asarray(atomic_numbers, np.int64)))
+
+    def __call__(
+        self,
+        positions: FloatArray,
+        atomic_numbers: IntArray,
+        cell: FloatArray = _NO_CELL,
+        pbc: BoolArray = _ISOLATED,
+        *,
+        stress: bool = False,
+    ) -> Result:
+        """One structure: positions (n_atoms, 3) and cell (3, 3, rows are vectors) in Å, atomic_numbers (n_atoms,),
+        pbc (3,). The neighbour list is kept from call to call; the answer depends on the structure alone.
+
+        Raises UnsupportedElement, ValueError for positions that are no structure (no atoms, NaN, atoms closer than
+        `closest`) and cells without volume, PredictionError for results that are not finite.
+        """
+        key = atomic_numbers.tobytes()
+        if key != self._known:
+            if len(atomic_numbers) == 0:
+                raise ValueError("the structure has no atoms")
+            self.check(atomic_numbers)
+            self._known = key
+        graph = self._graphs(positions, atomic_numbers, cell, pbc)
+        results = [_result(model(graph, stress=stress), 0) for model in self.models]
+        return self._checked(_committee(results) if self.committee else results[0])
+
+    def many(self, structures: Sequence[Geometry], *, stress: bool = False) -> list[Result]:
+        """Several structures in one call of the network, each as `__call__` would answer, to round-off."""
+        if not structures:
+            return []
+        for structure in structures:
+            if len(structure.atomic_numbers) == 0:
+                raise ValueError("a structure has no atoms")
+        self.check(np.unique(np.concatenate([structure.atomic_numbers for structure in structures])))
+        graph = Graph.collate([self._graph(structure) for structure in structures])
+        of_models = []
+        for model in self.models:
+            prediction = model(graph, stress=stress)
+            starts = np.cumsum([0, *(len(structure.atomic_numbers) for structure in structures)])
+            of_models.append(_split(prediction, starts))
+        by_structure = zip(*of_models, strict=True)
+        return [self._checked(_committee(list(of)) if self.committee else of[0]) for of in by_structure]
+
+    def _graph(self, structure: Geometry) -> Graph:
+        builder = GraphBuilder(self.cutoff, 0.0, closest=self.closest, device=self.device)
+        return builder(structure.positions, structure.atomic_numbers, structure.cell, structure.pbc)
+
+    def _checked(self, result: Result) -> Result:
+        """The result, if it is finite; a warning, once, if the structure is unlike the training data."""
+        if not math.isfinite(result.energy + float(np.vdot(result.forces, result.forces))):
+            raise PredictionError(
+                "the potential gave an energy or forces that are not finite for this structure: are its units Å, and "
+                "no atoms upon each other?"
+            )
+        if result.extrapolation > EXTRAPOLATION_LIMIT and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the structure is unlike the training data (extrapolation {result.extrapolation:.1f}, limit "
+                f"{EXTRAPOLATION_LIMIT:g}): do not trust its energy and forces; results go on telling, this warning "
+                "comes once",
+                ExtrapolationWarning,
+                stacklevel=3,
+            )
+        return result
+
+
+def model_sources(model: Model | Sequence[Model]) -> tuple[tuple[ModelSource, ...], bool]:
+    """What to load, and whether it is a committee. Raises ValueError for an empty one."""
+    committee = isinstance(model, Sequence) and not isinstance(model, str)
+    sources = tuple(ModelSource.of(member) for member in (model if committee else [model]))  # type: ignore[union-attr,list-item]
+    if not sources:
+        raise ValueError("a committee needs at least one model")
+    return sources, committee
+
+
+def _array(tensor: torch.Tensor) -> FloatArray:
+    """Float64 in numpy; shares memory where it can: a `Prediction` belongs to nobody else."""
+    return tensor.numpy(force=True).astype(np.float64, copy=False)
+
+
+def _result(prediction: Prediction, graph: int) -> Result:
+    return Result(
+        energy=prediction.energy[graph].item(),
+        energies=_array(prediction.energies),
+        forces=_array(prediction.forces),
+        stress=None if prediction.stress is None else _stress(_array(prediction.stress[graph])),
+        extrapolation=largest(_array(prediction.extrapolation)),
+    )
+
+
+def _split(prediction: Prediction, starts: IntArray) -> list[Result]:
+    """The result of each structure; starts (n_structures + 1,): the first atom of each, and their number."""
+    energy, energies, forces = (_array(x) for x in (prediction.energy, prediction.energies, prediction.forces))
+    extrapolation = _array(prediction.extrapolation)
+    stress = None if prediction.stress is None else _array(prediction.stress)
+    return [
+        Result(
+            energy=float(energy[k]),
+            energies=energies[start:end],
+            forces=forces[start:end],
+            stress=None if stress is None else _stress(stress[k]),
+            extrapolation=largest(extrapolation[start:end]),
+        )
+        for k, (start, end) in enumerate(pairwise(starts))
+    ]
+
+
+def _stress(stress: FloatArray) -> FloatArray | None:
+    return None if np.isnan(stress).all() else stress
+
+
+def largest(extrapolation: FloatArray) -> float:
+    """The largest that is known: a member or an element without statistics (NaN) hides no other. NaN if none has any."""
+    top = float(extrapolation.max())
+    if top == top:
+        return top
+    known = extrapolation[~np.isnan(extrapolation)]
+    return float(known.max()) if len(known) else math.nan
+
+
+def _committee(members: list[Result]) -> Result:
+    """Mean and spread."""
+    energies = [member.energy for member in members]
+    stresses = [member.stress for member in members if member.stress is not None]
+    forces = np.stack([member.forces for member in members])
+    return Result(
+        energy=float(np.mean(energies)),
+        energies=np.mean([member.energies for member in members], axis=0),
+        forces=forces.mean(0),
+        stress=np.mean(stresses, axis=0) if stresses else None,
+        extrapolation=largest(np.array([member.extrapolation for member in members])),
+        energy_std=float(np.std(energies)),
+        forces_std=forces.std(0),
+    )
