@@ -20,7 +20,7 @@ from ase.outputs import Properties, all_outputs
 from egnn_md.calculators.ase_inputs import AtomsInputs
 from egnn_md.calculators.options import refuse_unknown
 from egnn_md.model_source import ModelSource
-from egnn_md.neighbors import DEFAULT_SKIN
+from egnn_md.neighbors.lists import DEFAULT_SKIN
 from egnn_md.predict import Compile, Model, PredictionError, Predictor, Result, model_sources
 
 _PERIODIC: Final = np.array([True, True, True]).tobytes()

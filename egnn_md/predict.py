@@ -11,7 +11,7 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from egnn_md.chemistry.elements import CLOSEST_PAIR
 from egnn_md.graph import Graph, Prediction
 from egnn_md.model_source import ModelSource, parse_device, parse_dtype
 from egnn_md.models.potential import Potential
-from egnn_md.neighbors import CLOSEST_PAIR, DEFAULT_SKIN, GraphBuilder
+from egnn_md.neighbors import GraphBuilder
+from egnn_md.neighbors.lists import DEFAULT_SKIN
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -53,9 +55,9 @@ class Geometry:
     """(n_atoms, 3)."""
     atomic_numbers: IntArray
     """(n_atoms,)."""
-    cell: FloatArray = _NO_CELL
+    cell: FloatArray = field(default_factory=lambda: np.zeros((3, 3)))
     """(3, 3), rows are vectors."""
-    pbc: BoolArray = _ISOLATED
+    pbc: BoolArray = field(default_factory=lambda: np.zeros(3, dtype=np.bool_))
     """(3,)."""
 
 
@@ -199,7 +201,8 @@ class Predictor:
 def model_sources(model: Model | Sequence[Model]) -> tuple[tuple[ModelSource, ...], bool]:
     """What to load, and whether it is a committee. Raises ValueError for an empty one."""
     committee = isinstance(model, Sequence) and not isinstance(model, str)
-    sources = tuple(ModelSource.of(member) for member in (model if committee else [model]))  # type: ignore[union-attr,list-item]
+    members: Any = model if committee else [model]
+    sources = tuple(ModelSource.of(member) for member in members)
     if not sources:
         raise ValueError("a committee needs at least one model")
     return sources, committee
@@ -242,7 +245,7 @@ def _stress(stress: FloatArray) -> FloatArray | None:
 
 
 def largest(extrapolation: FloatArray) -> float:
-    """The largest that is known: a member or an element without statistics (NaN) hides no other. NaN if none has any."""
+    """The largest that is known: a member or element without statistics (NaN) hides no other. NaN if none has any."""
     top = float(extrapolation.max())
     if top == top:
         return top

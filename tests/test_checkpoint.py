@@ -61,7 +61,7 @@ def test_information_cannot_overrule_the_model(random_potential: Make, tmp_path:
 def test_precision_on_request(checkpoint_file: Path) -> None:
     single = cast(Potential, load(checkpoint_file, dtype=torch.float32))
     assert single.dtype == torch.float32
-    assert single.reference_energies.dtype == torch.float64
+    assert single.reference.energies.dtype == torch.float64
 
 
 def test_precision_by_name(checkpoint_file: Path) -> None:

@@ -21,6 +21,8 @@ LAYERS = [
     {"models"},
     {"checkpoint"},
     {"registry"},
+    {"model_source"},
+    {"predict"},
     {"data"},
     {"evaluation"},
     {"training", "dynamics"},

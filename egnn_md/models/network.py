@@ -62,8 +62,9 @@ class Network(nn.Module):
         for layer in self.layers:
             h, v, tape = layer(h, v, edges)
             tapes.append(tape)
-        hidden = self.readout[0](h)
-        energies = self.readout[2](silu(hidden)).squeeze(-1).double()
+        first, _, second = self.readout
+        hidden = first(h)
+        energies = second(silu(hidden)).squeeze(-1).double()
         return energies, h, NetworkTape(blocks, tapes, hidden)
 
     def _blocks(self, system: System) -> list[PairValues]:
@@ -71,13 +72,14 @@ class Network(nn.Module):
         inputs = (system.directions, system.distances, system.kinds)
         if torch.is_grad_enabled() or _traced(n_edges) or n_edges <= size:  # keep everything: nothing is made twice
             return [self.pairs(*inputs, system.edge_index, system.n_atoms)]
-        parts = zip(*(part.split(size) for part in inputs), system.edge_index.split(size, 1), strict=True)
+        parts = zip(*(torch.split(part, size) for part in inputs), torch.split(system.edge_index, size, 1), strict=True)
         return [self.pairs(*part, system.n_atoms) for part in parts]
 
     def gradient(self, tape: NetworkTape) -> Tensor:
         """∂E/∂r_ij, (n_edges, 3) eV/Å, E the sum of all energies."""
-        by_energies = self.readout[2].weight.expand(tape.hidden.shape[0], -1)
-        by_h, by_v = silu_vjp(by_energies, tape.hidden) @ self.readout[0].weight, None
+        into, out = (part.weight for part in self.readout if isinstance(part, nn.Linear))
+        by_h = silu_vjp(out.expand(tape.hidden.shape[0], -1), tape.hidden) @ into
+        by_v: Tensor | None = None
         by_pairs = [PairGradients() for _ in tape.blocks]
         for k in reversed(range(len(self.layers))):
             by_h, by_v = self._layer(k).vjp(tape.layers[k], by_h, by_v, by_pairs, inputs=k > 0)

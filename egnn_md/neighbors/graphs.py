@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from egnn_md.chemistry.elements import CLOSEST_PAIR
 from egnn_md.graph import Graph
-from egnn_md.neighbors.lists import CLOSEST_PAIR, DEFAULT_SKIN, BoolArray, FloatArray, IntArray, VerletList
+from egnn_md.neighbors.lists import DEFAULT_SKIN, BoolArray, FloatArray, IntArray, VerletList
 
 
 class GraphBuilder:

@@ -76,7 +76,7 @@ class PairFunctions(WithConstants):
         """r̂_ij (n_edges, n_dim), d_ij (n_edges, 1) Å, the pair of elements of each edge (n_edges,) as a row of
         `bond_lengths`, edge_index (2, n_edges).
         """
-        start, end = self.core.index_select(0, kinds).split(1, -1)
+        start, end = self.core.index_select(0, kinds).unsqueeze(-1).unbind(1)
         seen, seen_slope = soft_core(distances, start, end)
         radial, radial_slope = self.basis(seen)
         envelope, envelope_slope = cutoff_envelope(seen, self.cutoff)

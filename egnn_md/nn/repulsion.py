@@ -41,8 +41,8 @@ class Repulsion(WithConstants):
         """Distances (n_edges, 1) in Å and the pair of elements of each edge (n_edges,), as a row of `bond_lengths` ->
         energy of the pair, which has two edges, (n_edges, 1) eV, and its slope, eV/Å.
         """
-        strength, rate, end = self.table.index_select(0, kinds).split(1, -1)
-        screening, slope = (torch.exp(distances * rate * self.rates) @ self.weights).split(1, -1)
+        strength, rate, end = self.table.index_select(0, kinds).unsqueeze(-1).unbind(1)
+        screening, slope = (torch.exp(distances * rate * self.rates) @ self.weights).unsqueeze(-1).unbind(1)
         envelope, envelope_slope = cutoff_envelope(distances, end)
         coulomb = strength / distances
         energy = coulomb * screening * envelope

@@ -18,7 +18,7 @@ def familiar_potential(random_potential: Callable[..., Potential]) -> Callable[.
     def make(seed: int = 0, **settings: object) -> Potential:
         model = random_potential(seed, **settings)
         model.familiarity.unit.fill_(1e6)
-        model.readout[2].weight.mul_(30.0)
+        model.network.readout[2].weight.mul_(30.0)
         return model
 
     return make

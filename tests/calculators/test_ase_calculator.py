@@ -28,7 +28,7 @@ def potential(random_potential):
     def make(seed=0, **settings):
         model = random_potential(seed, **settings)
         model.familiarity.unit.fill_(1e6)
-        model.readout[2].weight.mul_(30.0)
+        model.network.readout[2].weight.mul_(30.0)
         return model
 
     return make
@@ -508,7 +508,7 @@ def test_the_given_potential_stays_as_it_was(potential):
     before = atoms.get_potential_energy()
     assert model.dtype == torch.float32
     with torch.no_grad():
-        model.readout[2].weight.mul_(2.0)  # its owner trains on
+        model.network.readout[2].weight.mul_(2.0)  # its owner trains on
     atoms.calc.reset()
     assert atoms.get_potential_energy() == before
 
@@ -581,7 +581,7 @@ def test_copies_are_whole_and_independent(how, potential, tmp_path, calls):
         twin.positions[0] += 0.1
         assert not same(twin.get_forces(), forces, 1e-3)
         assert np.array_equal(atoms.get_forces(), forces)
-        assert len(calls) == len(twin.calc._models)
+        assert len(calls) == len(twin.calc._predictor.models)
         assert twin.calc.parameters == atoms.calc.parameters
 
 

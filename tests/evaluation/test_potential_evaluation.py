@@ -91,7 +91,7 @@ def test_missing_labels_do_not_count(model: Potential, frames: Frames) -> None:
 
 def test_a_prediction_that_is_nan_shows(model: Potential, frames: Frames) -> None:
     with torch.no_grad():
-        model.readout[-1].weight.fill_(torch.nan)  # type: ignore[union-attr]
+        model.network.readout[-1].weight.fill_(torch.nan)  # type: ignore[union-attr]
     result = evaluate(model, frames)
     assert np.isnan(result.force_mae)
     assert np.isnan(result.energy_mae)

@@ -75,7 +75,7 @@ def run_setup(tmp_path: Path, random_potential: Callable[..., Potential]) -> Cal
 
     def make(max_steps: int = 40, extra: str = "") -> Path:
         teacher, rng = random_potential(seed=7), np.random.default_rng(0)
-        teacher.readout[2].weight *= 20.0  # so that there is something to learn beside the repulsion
+        teacher.network.readout[2].weight *= 20.0  # so that there is something to learn beside the repulsion
         columns: dict[str, list[np.ndarray]] = {name: [] for name in ("z", "x", "f", "e", "n", "g")}
         for group, name in enumerate(NAMES):
             atoms = molecule(name)
