@@ -21,9 +21,9 @@ from ipi.utils.softexit import softexit
 from ipi.utils.units import unit_to_internal, unit_to_user
 from numpy.typing import NDArray
 
-from egnn_md.calculators._predictor import Geometry, Predictor, Result, refuse_charge
 from egnn_md.calculators.options import refuse_unknown
 from egnn_md.neighbors.lists import DEFAULT_SKIN
+from egnn_md.predict import Geometry, Predictor, Result, refuse_charge
 
 __DRIVER_NAME__ = "egnn"
 __DRIVER_CLASS__ = "EGNNDriver"

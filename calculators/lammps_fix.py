@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from egnn_md.calculators._predictor import Predictor, refuse_charge
 from egnn_md.chemistry.elements import NUMBER_OF
 from egnn_md.chemistry.units import KCAL_PER_MOL_PER_EV
+from egnn_md.predict import Predictor, refuse_charge
 
 FloatArray = NDArray[np.float64]
 

@@ -30,8 +30,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from egnn_md.calculators._predictor import Predictor, refuse_charge
 from egnn_md.calculators.options import refuse_unknown
+from egnn_md.predict import Predictor, refuse_charge
 
 LONGEST_REQUEST: Final = 64 * 2**20
 """Bytes of a line: half a million atoms."""

@@ -11,10 +11,10 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ _ISOLATED: Final = np.zeros(3, dtype=np.bool_)
 _NO_CELL: Final = np.zeros((3, 3))
 
 
-class PredictionError(RuntimeError):
+class PredictionError(ValueError):
     """A potential gave no finite answer for a structure."""
 
 
@@ -47,17 +47,22 @@ class ExtrapolationWarning(UserWarning):
     """The structure is unlike the model's training data: its energies and forces may mean nothing."""
 
 
-@dataclass(frozen=True, eq=False)
-class Geometry:
+def refuse_charge(charge: float) -> None:
+    """Raise ValueError for what the models do not describe; charge in e."""
+    if charge:
+        raise ValueError(f"charge {charge:g}: this model describes neutral structures only")
+
+
+class Geometry(NamedTuple):
     """What a potential is asked about. Lengths in Å."""
 
     positions: FloatArray
     """(n_atoms, 3)."""
     atomic_numbers: IntArray
     """(n_atoms,)."""
-    cell: FloatArray = field(default_factory=lambda: np.zeros((3, 3)))
+    cell: FloatArray = _NO_CELL
     """(3, 3), rows are vectors."""
-    pbc: BoolArray = field(default_factory=lambda: np.zeros(3, dtype=np.bool_))
+    pbc: BoolArray = _ISOLATED
     """(3,)."""
 
 

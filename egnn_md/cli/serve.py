@@ -35,8 +35,8 @@ def serve(
         raise UserError("say where: --socket PATH, or --port N with --token-file PATH")
     if (port is None) != (token_file is None):
         raise UserError("--port and --token-file belong together: everybody on this machine can reach a port")
-    from egnn_md.calculators._predictor import Predictor
     from egnn_md.calculators.server import Server, local_door, unix_door
+    from egnn_md.predict import Predictor
 
     predictor = Predictor(model, device=device, dtype=dtype)
     if socket is not None:

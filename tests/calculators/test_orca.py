@@ -14,10 +14,10 @@ from ase.build import molecule
 from ase.io import write
 
 from egnn_md.calculators import EGNNCalculator
-from egnn_md.calculators._predictor import Predictor
 from egnn_md.calculators.client import SERVER
 from egnn_md.calculators.orca_client import main
 from egnn_md.calculators.server import Server, unix_door
+from egnn_md.predict import Predictor
 
 HARTREE, BOHR = 27.211386245988, 0.529177210903
 
