@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch_sim.models.interface import ModelInterface
 
-from egnn_md.calculators._predictor import Geometry, Predictor
+from egnn_md.predict import Geometry, Predictor
 
 
 class EGNNModel(ModelInterface):  # type: ignore[misc]
