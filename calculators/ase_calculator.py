@@ -16,12 +16,14 @@ from ase.calculators.calculator import (
     all_changes,
 )
 from ase.outputs import Properties, all_outputs
+from numpy.typing import NDArray
 
 from egnn_md.calculators.ase_inputs import AtomsInputs
 from egnn_md.calculators.options import refuse_unknown
+from egnn_md.hessian import STEP, finite_difference_hessian
 from egnn_md.model_source import ModelSource
 from egnn_md.neighbors.lists import DEFAULT_SKIN
-from egnn_md.predict import Compile, Model, PredictionError, Predictor, Result, model_sources
+from egnn_md.predict import Compile, Geometry, Model, PredictionError, Predictor, Result, model_sources
 
 _PERIODIC: Final = np.array([True, True, True]).tobytes()
 _VOIGT: Final = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
@@ -173,6 +175,24 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
             raise CalculationFailed(str(error)) from error
         self._snapshot = _copy_of(atoms, self._snapshot)
         self.atoms, self.results, self._inputs = self._snapshot, _results(result), inputs
+
+    def get_hessian(self, atoms: Atoms | None = None, step: float = STEP) -> NDArray[np.float64]:
+        """∂²E/∂x_a∂x_b, (3 n_atoms, 3 n_atoms) eV/Å², symmetric; coordinates in the order x, y, z of atom 0, x of 1, …
+
+        From forces at displaced positions, in batches (see `finite_difference_hessian`; `step` in Å); a committee's is
+        that of its mean. Constraints are ignored. Wants float64. Raises as `calculate` does.
+        """
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise ValueError("there are no atoms to calculate")
+        AtomsInputs(atoms)  # refuses what the model does not describe
+        numbers, cell, pbc = atoms.arrays["numbers"], atoms.cell.array, atoms.pbc
+
+        def forces_of(copies: NDArray[np.float64]) -> NDArray[np.float64]:
+            structures = [Geometry(positions, numbers, cell, pbc) for positions in copies]
+            return np.stack([result.forces for result in self._predictor.many(structures)])
+
+        return finite_difference_hessian(forces_of, atoms.positions, step)
 
     def _warn_of_open_shell(self, key: bytes, numbers: Any) -> None:
         """Warn, once, of an odd number of electrons. Not looked at again for the same atoms."""

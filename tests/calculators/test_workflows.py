@@ -55,3 +55,27 @@ def test_json_of_the_import_path_is_all_that_a_workflow_keeps(familiar_file: Pat
     )
     made = getattr(importlib.import_module(stored.pop("@module")), stored.pop("@callable"))(**stored)
     assert isinstance(made, EGNNCalculator)
+
+
+def test_ipi_protocol_through_ases_socket_client(familiar_file: Path) -> None:
+    """The way for programs that speak i-PI's protocol: FHI-aims, CP2K, …"""
+    import threading
+    import uuid
+
+    from ase.calculators.socketio import SocketClient, SocketIOCalculator
+
+    name = f"egnn-md-test-{uuid.uuid4().hex}"
+    ours = molecule("CH3CH2OH")
+    ours.calc = EGNNCalculator(familiar_file)
+    asked = molecule("CH3CH2OH")
+    asked.rattle(0.05, seed=1)
+    expected = asked.copy()
+    expected.calc = EGNNCalculator(familiar_file)
+    with SocketIOCalculator(unixsocket=name) as server:
+        client = threading.Thread(target=lambda: SocketClient(unixsocket=name).run(ours, use_stress=False))
+        client.start()
+        asked.calc = server
+        assert asked.get_potential_energy() == pytest.approx(expected.get_potential_energy(), rel=1e-10)
+        np.testing.assert_allclose(asked.get_forces(), expected.get_forces(), rtol=1e-8, atol=1e-8)
+    client.join(20)
+    assert not client.is_alive()
