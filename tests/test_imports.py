@@ -34,12 +34,13 @@ LAYERS = [
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 NO_CODE = {"", "pretrained"}
 """The package itself, lazy, and a folder of files."""
-ENGINES = {"ase", "ipi", "lammps", "mdtraj", "openmm", "openmmml", "torch_sim"}
+ENGINES = {"ase", "ipi", "lammps", "mdtraj", "metatensor", "metatomic", "openmm", "openmmml", "torch_sim"}
 ENGINE_USERS = {"data", "dynamics", "calculators", "report", "cli", "__main__"}
 NAMED_AFTER = {
     "dynamics/ase_": {"ase"},
     "calculators/ase_": {"ase"},
     "calculators/ipi_": {"ipi"},
+    "calculators/metatomic_": {"metatensor", "metatomic"},
     "calculators/openmm_": {"openmm", "openmmml"},
     "calculators/torchsim_": {"torch_sim"},
 }

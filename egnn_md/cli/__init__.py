@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from egnn_md.cli import convert, data, evaluate, md, models, predict, relax, reproduce, rollout, serve, train
+from egnn_md.cli import convert, data, evaluate, export, md, models, predict, relax, reproduce, rollout, serve, train
 from egnn_md.cli.outcome import plain_warnings, report_error
 
 app = typer.Typer(
@@ -66,6 +66,7 @@ app.command("reproduce")(reproduce.reproduce)
 app.add_typer(data.app, name="data")
 app.command("predict")(predict.predict)
 app.command("convert")(convert.convert)
+app.command("export")(export.export)
 app.command("serve")(serve.serve)
 app.command("info")(models.info)
 app.command("models")(models.models)
