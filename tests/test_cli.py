@@ -473,7 +473,7 @@ def labelled(call: Callable[..., Result], checkpoint_file: Path, random_potentia
     return "frames.extxyz"
 
 
-@pytest.mark.filterwarnings("ignore::egnn_md.calculators.ase_calculator.ExtrapolationWarning")
+@pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
 def test_evaluate_finds_the_error_that_is_there(
     call: Callable[..., Result], labelled: str, checkpoint_file: Path
 ) -> None:
@@ -490,7 +490,7 @@ def test_evaluate_finds_the_error_that_is_there(
     assert "10.000" in table.out
 
 
-@pytest.mark.filterwarnings("ignore::egnn_md.calculators.ase_calculator.ExtrapolationWarning")
+@pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
 def test_evaluate_takes_the_side_of_the_split(
     call: Callable[..., Result], labelled: str, checkpoint_file: Path
 ) -> None:

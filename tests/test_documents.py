@@ -53,7 +53,7 @@ def help_of(*verb: str) -> str:
     return done.stdout
 
 
-@pytest.mark.filterwarnings("ignore::egnn_md.calculators.ase_calculator.ExtrapolationWarning")
+@pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
 @pytest.mark.parametrize(("where", "text"), blocks("python"))
 def test_python_snippet_runs(
     where: str, text: str, checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

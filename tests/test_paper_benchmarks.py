@@ -129,7 +129,7 @@ def test_moved_atoms_are_flagged(benchmark: Callable[[str], ModuleType], tmp_pat
     assert found["relaxed, organic-xtb"]["n"] == 1
 
 
-@pytest.mark.filterwarnings("ignore::egnn_md.calculators.ase_calculator.ExtrapolationWarning")
+@pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
 def test_relaxed_molecules_are_those_of_the_training_side_at_minima(
     benchmark: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
