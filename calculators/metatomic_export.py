@@ -27,9 +27,8 @@ def export(model: Potential, file: Path, *, name: str, description: str = "") ->
     pair = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]], dtype=model.dtype)
     example = (pair, torch.zeros(2, dtype=torch.int64), torch.tensor([[0, 1], [1, 0]]))
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes are followed, constants are meant
-        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as such
-        call = torch.jit.trace(_ForceCall(model), example, check_trace=False)
+        warnings.simplefilter("ignore")  # of constants, which are meant, and of TorchScript as such
+        call = torch.jit.trace(_ForceCall(model), example, check_trace=False)  # type: ignore[no-untyped-call]
         exported = _Exported(call, torch.tensor(config.elements), config.cutoff).eval()
         capabilities = ModelCapabilities(
             outputs={"energy": ModelOutput(unit="eV", sample_kind="atom")},
@@ -61,6 +60,7 @@ class _Exported(torch.nn.Module):
     def __init__(self, call: torch.nn.Module, elements: Tensor, cutoff: float) -> None:
         super().__init__()
         self.call = call
+        self.table: Tensor
         table = torch.zeros(256, dtype=torch.int64)
         table[elements] = torch.arange(len(elements))
         self.register_buffer("table", table)

@@ -53,7 +53,7 @@ SCRIPTS = (
 )
 WITHOUT_MODEL = ("nbody", "nbody_speed", "paper_network", "property_training")
 SPLIT = {"valid": 0.1, "test": 0.5}
-pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.calculators.ase_calculator.ExtrapolationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
 
 
 @pytest.fixture
