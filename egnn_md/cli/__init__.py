@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from egnn_md.cli import convert, data, evaluate, export, md, models, predict, relax, reproduce, rollout, serve, train
+from egnn_md.cli import (
+    convert,
+    data,
+    evaluate,
+    export,
+    label,
+    md,
+    models,
+    predict,
+    relax,
+    reproduce,
+    rollout,
+    serve,
+    train,
+)
 from egnn_md.cli.outcome import plain_warnings, report_error
 
 app = typer.Typer(
@@ -65,6 +79,7 @@ app.command("rollout")(rollout.rollout)
 app.command("reproduce")(reproduce.reproduce)
 app.add_typer(data.app, name="data")
 app.command("predict")(predict.predict)
+app.command("label")(label.label)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from egnn_md.cli.jobs import Executor, Shard, Workers, model_spec, run_job, several
 from egnn_md.cli.options import Json, Overwrite, Threads, make_calculator, set_threads
 from egnn_md.cli.outcome import Outcome, UserError, say, verb
 
 if TYPE_CHECKING:
+    from egnn_md.dynamics.many import ModelSpec
     from egnn_md.dynamics.simulation import Simulation
     from egnn_md.dynamics.state import RestartState
 
@@ -61,6 +63,10 @@ def md(
     device: Annotated[str | None, Setting(help="cpu or cuda.", show_default="cpu")] = None,
     dtype: Annotated[str | None, Setting(help="float32 or float64.", show_default="float32")] = None,
     compile: Annotated[bool, Setting("--compile", help="Compile the force call: pays after some 20000 steps.")] = False,
+    workers: Workers = 1,
+    shard: Shard = None,
+    executor: Executor = "process",
+    chunk: Annotated[int, Setting(help="Of many: structures handed to a worker at once.")] = 64,
     threads: Threads = None,
     as_json: Json = False,
 ) -> Outcome:
@@ -70,6 +76,10 @@ def md(
     log.csv, summary.json, plot.png and last.extxyz (the last good structure, with velocities). Velocities are drawn
     from the Maxwell-Boltzmann distribution unless the structure has some. Ctrl-C stops cleanly; a run that was stopped
     or killed goes on with --resume. A simulation that blows up stops with its last good frame, and exits with code 1.
+
+    A file of many structures runs in batches (nve, nvt), by --workers processes, into trajectory.extxyz of the run
+    folder, one trajectory after another in the file's order, and trajectory.extxyz.csv with a line for each. The same
+    command goes on after a kill. FILE@-1 takes the last structure alone.
 
     Example:  egnn-md md ethanol.xyz --ensemble nvt --temperature 300 --steps 10000 -o run/
 
@@ -97,12 +107,33 @@ def md(
     if resume:
         folder = _folder_to_resume(structure, output, overwrite)
         prepare = _resume(structure, folder, settings, machine, threads, calculator)
+    elif structure is not None and several(structure):
+        spec = model_spec(model or "organic-xtb", device or "cpu", dtype or "float32", compile, threads)
+        pool = {"workers": workers, "shard": shard, "executor": executor, "size": chunk, "overwrite": overwrite}
+        return _many(Path(structure), output or Path("run"), spec, settings, pool, as_json)
     elif structure is None:
         raise UserError("give a structure: a file that ase reads, or a molecule's name such as CH3CH2OH")
     else:
         folder = output or Path("run")
         prepare = _start(structure, folder, settings, machine, threads, overwrite, calculator)
     return run_to_outcome(prepare, folder, state_interval, as_json, "egnn-md md --resume")
+
+
+def _many(
+    file: Path, folder: Path, spec: ModelSpec, given: dict[str, Any], pool: dict[str, Any], as_json: bool
+) -> Outcome:
+    from egnn_md.dynamics.many import MDWorker, check_settings
+    from egnn_md.dynamics.settings import MDSettings
+
+    if given.get("format", "extxyz") != "extxyz":
+        raise UserError("the trajectories of many structures are written as extxyz")
+    settings = MDSettings(**{"seed": 0, **given, "format": "extxyz"})
+    check_settings(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    work = {"verb": "md", "dtype": spec.dtype, **settings.to_dict()}
+    work |= {"model_sha256": identity(spec.model)["model_sha256"]}
+    target, worker = folder / "trajectory.extxyz", MDWorker(spec, settings)
+    return run_job(file, target, worker, work, text="simulating", as_json=as_json, **pool)
 
 
 def _start(

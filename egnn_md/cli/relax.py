@@ -1,4 +1,4 @@
-"""`egnn-md relax`: a structure to its nearest minimum."""
+"""`egnn-md relax`: structures to their nearest minima."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from egnn_md.cli.jobs import Executor, Shard, Workers, model_spec, run_job, several
 from egnn_md.cli.options import Json, Overwrite, Threads, make_calculator, set_threads
 from egnn_md.cli.outcome import Outcome, UserError, say, verb
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from egnn_md.dynamics.many import ModelSpec
     from egnn_md.dynamics.relax import Relaxation
 
 
@@ -36,14 +38,26 @@ def relax(
     optimizer: Annotated[str, typer.Option(help="auto, bfgs, lbfgs or fire.")] = "auto",
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too (periodic in three directions).")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    dtype: Annotated[
+        str | None, typer.Option(help="float64 or float32.", show_default="float64; float32 for many")
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the force call: pays for thousands.")] = False,
+    workers: Workers = 1,
+    shard: Shard = None,
+    executor: Executor = "process",
+    chunk: Annotated[int, typer.Option(help="Of many: structures handed to a worker at once.")] = 256,
     threads: Threads = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Outcome:
-    """Move a structure to the nearest minimum of its potential energy.
+    """Move structures to the nearest minima of their potential energy.
+
+    A file of many structures is relaxed in batches, by --workers processes: the results come in the file's order, and
+    OUTPUT.csv has a line for each. The same command goes on after a kill. FILE@-1 takes the last structure alone.
 
     Example:  egnn-md relax molecule.xyz -o relaxed.xyz --fmax 0.001
+
+    and       egnn-md relax molecules.xyz -o relaxed.extxyz --workers 8
     """
     from egnn_md.dynamics import relax as engine
     from egnn_md.dynamics.starting_structures import read_structure
@@ -51,11 +65,18 @@ def relax(
     from egnn_md.report.relaxations import Way, relaxation_page
     from egnn_md.storage import Hold
 
+    if several(structure):
+        if cell or optimizer != "auto":
+            raise UserError("--cell and --optimizer are for one structure: FILE@0 takes the first")
+        target = output or Path(f"{Path(structure).stem}-relaxed.extxyz")
+        spec = model_spec(model, device, dtype or "float32", compile, threads)
+        options = {"workers": workers, "shard": shard, "executor": executor, "size": chunk, "overwrite": overwrite}
+        return _many(Path(structure), target, spec, fmax, steps, options, as_json)
     target = output or Path(f"{Path(structure.rsplit('@', 1)[0]).stem}-relaxed.extxyz")
     file_format = _output_format(target, overwrite)
     set_threads(threads)
     atoms = read_structure(structure)
-    atoms.calc = make_calculator(model, device, dtype)
+    atoms.calc = make_calculator(model, device, dtype or "float64", compile)
     start, way, page = atoms.copy(), Way(atoms), target.with_name(f"{target.stem}-report.html")
 
     def note(step: int, energy: float, largest: float) -> None:
@@ -75,6 +96,21 @@ def relax(
     values["report"] = str(page) if drawn else None
     code = 0 if result.converged else 1
     return Outcome(values, lambda: _show(result, target, page if drawn else None), as_json, code)
+
+
+def _many(
+    file: Path, target: Path, spec: ModelSpec, fmax: float, steps: int, options: dict[str, Any], as_json: bool
+) -> Outcome:
+    from egnn_md.cli.md import identity
+    from egnn_md.dynamics.many import RelaxWorker
+
+    if not fmax > 0 or steps < 0:
+        raise UserError(f"--fmax must be above 0 eV/Å and --steps not negative, not {fmax} and {steps}")
+    if target.suffix not in (".xyz", ".extxyz"):
+        raise UserError(f"-o {target}: many structures are written as .extxyz")
+    work = {"verb": "relax", "fmax": fmax, "steps": steps, "dtype": spec.dtype}
+    work |= {"model_sha256": identity(spec.model)["model_sha256"]}
+    return run_job(file, target, RelaxWorker(spec, fmax, steps), work, text="relaxing", as_json=as_json, **options)
 
 
 def _output_format(path: Path, overwrite: bool) -> str:

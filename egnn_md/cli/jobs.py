@@ -1,0 +1,110 @@
+"""Options of the verbs that take many structures, and what they set in motion."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from egnn_md.cli.options import check_device, parse_dtype, set_threads
+from egnn_md.cli.outcome import Outcome, UserError, progress_bar
+
+if TYPE_CHECKING:
+    from egnn_md.dynamics.many import ModelSpec
+    from egnn_md.jobs.chunks import Worker
+
+Workers = Annotated[int, typer.Option("--workers", help="Worker processes, one thread each.")]
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="i/n", help="Do the i-th of n parts: job arrays.", show_default=False),
+]
+Executor = Annotated[
+    str,
+    typer.Option(
+        "--executor", help="process, dask, dask:ADDRESS, parsl, executorlib, or module:callable of your own."
+    ),
+]
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """'2/8' -> (2, 8). Raises UserError."""
+    if text is None:
+        return 1, 1
+    first, slash, second = text.partition("/")
+    if not (slash and first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
+        raise UserError(f"--shard is i/n with 1 <= i <= n, such as 3/8, not {text!r}")
+    return int(first), int(second)
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """What tells a file's content from another's; of large ones, the ends."""
+    size, digest = path.stat().st_size, hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(1 << 20))
+        if size > 1 << 20:
+            file.seek(-min(size, 1 << 20), 2)
+            digest.update(file.read())
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def several(structure: str) -> bool:
+    """Whether this is a file of more than one structure; what cannot be read is left to others to refuse."""
+    from egnn_md.data.structures import DataError
+    from egnn_md.jobs.source import holds_several
+
+    try:
+        return Path(structure).is_file() and holds_several(Path(structure))
+    except (DataError, OSError):
+        return False
+
+
+def model_spec(model: str, device: str, dtype: str, compile: bool, threads: int | None) -> ModelSpec:
+    """A potential for workers. Raises UserError for bad options, CheckpointError for the model."""
+    set_threads(threads)
+    parse_dtype(dtype)
+    check_device(device)
+    from egnn_md.checkpoint import read_header, resolve, shipped_models
+    from egnn_md.dynamics.many import ModelSpec
+
+    kind = read_header(model).get("kind")
+    if kind != "potential":
+        raise UserError(f"{model} is a model of kind {kind!r}; this needs a potential")
+    place = model if model in shipped_models() else str(resolve(model).resolve())
+    return ModelSpec(place, device, dtype, compile)
+
+
+def run_job(
+    file: Path,
+    output: Path,
+    worker: Worker,
+    work: dict[str, Any],
+    *,
+    size: int,
+    workers: int,
+    shard: str | None,
+    executor: str,
+    overwrite: bool,
+    text: str,
+    as_json: bool,
+) -> Outcome:
+    """All structures of `file` through `worker` into `output`; exit code 1 if none came through."""
+    from egnn_md.jobs.chunks import Job
+    from egnn_md.jobs.executors import make_executor
+    from egnn_md.jobs.source import read_items
+
+    items = read_items(file)
+    what = {**work, "input": fingerprint(file)}
+    job = Job(output, worker, what, size=size, shard=parse_shard(shard), overwrite=overwrite)
+    with progress_bar(text) as progress, make_executor(executor, workers) as pool:
+        counts = job.run(items, pool, workers, progress)
+    values = {"output": str(output), "n": counts.done, "n_failed": counts.failed, "finished": counts.finished}
+
+    def show() -> None:
+        if counts.finished:
+            print(f"{output}: {counts.done} structures, {counts.failed} failed; see {job.table}")
+        else:
+            print(f"{job.parts}: {counts.done} structures done so far, {counts.failed} failed; other shards go on")
+
+    return Outcome(values, show, as_json, int(counts.done == 0 < counts.failed))

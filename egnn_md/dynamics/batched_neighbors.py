@@ -1,0 +1,82 @@
+"""Neighbour lists of many structures side by side, each made anew only when its atoms have moved too far.
+
+Small isolated molecules keep all their pairs and never need a new list. Lengths in Å.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from egnn_md.neighbors import ALL_PAIRS_ATOMS, neighbor_list
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+class BatchedNeighbors:
+    """edge_index (2, n_edges) and edge_shift of structures side by side; a superset of the pairs within `cutoff`.
+
+    Cells stay as they are. A structure's list reaches cutoff + skin and holds while no atom of it has moved more than
+    half the skin. A structure whose positions are NaN or infinite has no pairs: it is its owner's to notice.
+    """
+
+    def __init__(self, structures: Sequence[Atoms], cutoff: float, skin: float, device: torch.device) -> None:
+        self.reach, self.allowed, self.device = cutoff + skin, (0.5 * skin) ** 2, device
+        self.cells = [(np.array(atoms.cell.array), np.array(atoms.pbc)) for atoms in structures]
+        self.starts = np.concatenate([[0], np.cumsum([len(atoms) for atoms in structures])]).astype(np.int64)
+        self.periodic = any(pbc.any() for _, pbc in self.cells)
+        self.has_every_pair = not self.periodic and np.diff(self.starts).max(initial=0) <= ALL_PAIRS_ATOMS
+        counts = torch.from_numpy(np.diff(self.starts)).to(device)
+        self.owner = torch.repeat_interleave(torch.arange(len(structures), device=device), counts)
+        self.lists: list[tuple[Tensor, Tensor | None]] = []
+        self.reference = torch.empty(0)
+        self.joined: tuple[Tensor, Tensor | None] = (torch.empty(0), None)
+
+    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """positions (n_atoms, 3). The same tensors come back as long as they hold."""
+        if not self.lists:
+            if self.has_every_pair:
+                self.lists = [_every_pair(first, last) for first, last in pairwise(self.starts.tolist())]
+            else:
+                self.lists = [(torch.empty(0), None)] * len(self.cells)
+                self.reference = torch.full_like(positions, torch.nan)
+                self._renew(positions, range(len(self.cells)))
+            self._join()
+        elif not self.has_every_pair:
+            moved = (positions - self.reference).square().sum(1)
+            gone = self.owner[~(moved <= self.allowed)].unique().tolist()
+            if gone:
+                self._renew(positions, gone)
+                self._join()
+        return self.joined
+
+    def _renew(self, positions: Tensor, which: Sequence[int]) -> None:
+        places = positions.detach().cpu().numpy()
+        for k in which:
+            atoms = slice(self.starts[k], self.starts[k + 1])
+            self.reference[atoms] = positions[atoms]
+            if np.isfinite(places[atoms]).all():
+                index, shift = neighbor_list(places[atoms], *self.cells[k], self.reach)
+            else:
+                index, shift = np.zeros((2, 0), np.int64), None
+            if shift is None and self.periodic:
+                shift = np.zeros((index.shape[1], 3), np.int64)
+            edges = torch.from_numpy(np.ascontiguousarray(index + self.starts[k]))
+            self.lists[k] = edges, None if shift is None else torch.from_numpy(shift).double()
+
+    def _join(self) -> None:
+        shifts = [shift for _, shift in self.lists if shift is not None]
+        index = torch.cat([edges for edges, _ in self.lists], 1).to(self.device)
+        self.joined = index, torch.cat(shifts).to(self.device) if shifts else None
+
+
+def _every_pair(first: int, last: int) -> tuple[Tensor, None]:
+    """Each pair of the atoms `first` to `last` - 1, from both ends."""
+    pairs = (~torch.eye(last - first, dtype=torch.bool)).nonzero().T
+    return first + pairs, None

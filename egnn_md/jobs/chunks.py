@@ -1,0 +1,278 @@
+"""Long lists of structures in chunks, on any executor and any number of machines, whatever is killed and when.
+
+A chunk is so many structures of the source, one after another. Its part-file in NAME.parts grows by a line for each
+structure as it is done, and takes its final name when the chunk is whole: going on is looking at what is there. When
+all chunks are, they become NAME (the structures, in the source's order) and NAME.csv (a line for each, the failed ones
+with their reason).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from egnn_md.jobs.source import Item, as_atoms
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+IN_FLIGHT: Final = 4
+"""Chunks handed out for each worker: more of the source is not held in memory."""
+
+
+class JobError(ValueError):
+    """An output that cannot be written as asked, or workers that died; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one structure."""
+
+    frames: Sequence[Atoms]
+    """For the output: one, or those of a trajectory; none if it failed."""
+    row: Mapping[str, Any] = field(default_factory=dict)
+    """Its line of the table, by column; "reason" says why it failed."""
+
+    @staticmethod
+    def failed(reason: str, **row: Any) -> Answer:
+        """No frame, but a reason."""
+        return Answer((), {**row, "reason": " ".join(reason.split())})
+
+
+Emit = Callable[[int, Answer], None]
+
+
+class Worker(Protocol):
+    """What is done with structures: picklable and hashable, the same in every process."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Of the table, after "index" and "status", before "reason"."""
+        ...
+
+    def open(self) -> Callable[[list[tuple[int, Atoms]], Emit], None]:
+        """Load what it needs, once in each process. The function calls `emit` for each (place, structure)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How a job stands."""
+
+    done: int
+    failed: int
+    finished: bool
+    """Whether the output is there; otherwise other shards have chunks to do."""
+
+
+class Job:
+    """One source's way through a worker into `output`.
+
+    `work`: what identifies the work (JSON values); what is there of other work is refused. `shard` (i, n): do each
+    n-th chunk, from the i-th, 1 <= i <= n, as one job of an array.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        worker: Worker,
+        work: dict[str, Any],
+        *,
+        size: int,
+        shard: tuple[int, int] = (1, 1),
+        overwrite: bool = False,
+    ) -> None:
+        if size < 1:
+            raise JobError(f"a chunk has at least 1 structure, not {size}")
+        if not 1 <= shard[0] <= shard[1]:
+            raise JobError(f"--shard i/n needs 1 <= i <= n, not {shard[0]}/{shard[1]}")
+        if not output.absolute().parent.is_dir():
+            raise JobError(f"the folder of {output} does not exist")
+        self.output, self.table = output, output.with_name(output.name + ".csv")
+        self.parts = output.with_name(output.name + ".parts")
+        self.worker, self.size, self.shard = worker, size, shard
+        work = json.loads(json.dumps({**work, "chunk": size}))
+        if overwrite and shard == (1, 1):
+            shutil.rmtree(self.parts, ignore_errors=True)
+        elif output.exists() and not overwrite:
+            raise JobError(f"{output} exists: --overwrite replaces it, -o names another")
+        self.parts.mkdir(exist_ok=True)
+        self._claim(work)
+
+    def _claim(self, work: dict[str, Any]) -> None:
+        note = self.parts / "work.json"
+        if not note.exists():
+            temporary = note.with_name(f"work.{os.getpid()}.partial")
+            temporary.write_text(json.dumps(work, indent=2))
+            os.replace(temporary, note)
+        elif json.loads(note.read_text()) != work:
+            raise JobError(
+                f"{self.parts} was begun with another input, model, teacher or option: repeat its own, "
+                "or --overwrite begins anew"
+            )
+
+    def run(
+        self,
+        items: Iterable[Item],
+        executor: Executor,
+        workers: int = 1,
+        progress: Callable[[int, int | None], None] = lambda done, total: None,
+    ) -> Counts:
+        """Do what has not been done of this shard; the last shard to finish writes the output.
+
+        Raises JobError if workers die, and what the worker raises where it cannot be opened.
+        """
+        with self._locked(f"shard-{self.shard[0]}.lock"):
+            n_chunks = self._work_through(items, executor, workers, progress)
+        with self._locked("merge.lock"):
+            finished = self.parts.exists() and all(self._part(k).exists() for k in range(n_chunks))
+            if finished:
+                return self._merge(n_chunks)
+        done = failed = 0
+        for k in range(n_chunks):
+            if self._part(k).exists():
+                states = [record["failed"] for record in _records(self._part(k))]
+                done, failed = done + len(states) - sum(states), failed + sum(states)
+        return Counts(done, failed, self.output.exists() and not self.parts.exists())
+
+    def _work_through(
+        self, items: Iterable[Item], executor: Executor, workers: int, progress: Callable[[int, int | None], None]
+    ) -> int:
+        source, waiting, n_done, k = iter(items), set[Future[int]](), 0, 0
+        try:
+            while chunk := list(islice(source, self.size)):
+                if k % self.shard[1] == self.shard[0] - 1 and not self._part(k).exists():
+                    waiting.add(executor.submit(_do, self.worker, str(self._part(k)), k * self.size, chunk))
+                k += 1
+                while len(waiting) >= IN_FLIGHT * workers:
+                    n_done += _collect(waiting)
+                    progress(n_done, None)
+            while waiting:
+                n_done += _collect(waiting)
+                progress(n_done, None)
+        except BaseException:
+            for future in waiting:
+                future.cancel()
+            raise
+        return k
+
+    def _part(self, k: int) -> Path:
+        return self.parts / f"{k:09d}.jsonl"
+
+    @contextlib.contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        try:
+            file = (self.parts / name).open("w")
+        except FileNotFoundError:  # another shard has written the output and tidied up
+            yield
+            return
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if name.startswith("merge") else fcntl.LOCK_NB))
+            except OSError:
+                raise JobError(f"another process works on {self.parts} already (--shard divides the work)") from None
+            yield
+
+    def _merge(self, n_chunks: int) -> Counts:
+        columns, done, failed = ["index", "status", *self.worker.columns, "reason"], 0, 0
+        frames, rows = (path.with_name(f".partial.{path.name}") for path in (self.output, self.table))
+        with frames.open("w") as out, rows.open("w", newline="") as table:
+            writer = csv.DictWriter(table, columns, restval="")
+            writer.writeheader()
+            for k in range(n_chunks):
+                for record in sorted(_records(self._part(k)), key=lambda record: record["index"]):
+                    out.write(record["frames"])
+                    failed, done = failed + record["failed"], done + (not record["failed"])
+                    status = "failed" if record["failed"] else "ok"
+                    writer.writerow({"status": status, **record["row"], "index": record["index"]})
+        os.replace(rows, self.table)
+        os.replace(frames, self.output)
+        shutil.rmtree(self.parts)
+        return Counts(done, failed, True)
+
+
+def _collect(waiting: set[Future[int]]) -> int:
+    """Wait for at least one; how many structures they did. Takes them out."""
+    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+    waiting -= done
+    total = 0
+    for future in done:
+        try:
+            total += future.result()
+        except Exception as error:
+            if "Broken" in type(error).__name__ or "Lost" in type(error).__name__ or "Killed" in type(error).__name__:
+                raise JobError(
+                    f"a worker process died ({error or type(error).__name__}): out of memory? The same command goes on "
+                    "where it was"
+                ) from error
+            raise
+    return total
+
+
+_opened: dict[Worker, Callable[[list[tuple[int, Atoms]], Emit], None]] = {}
+"""In a worker process: what its worker has loaded. One at a time."""
+
+
+def _do(worker: Worker, part: str, first: int, chunk: Sequence[Item]) -> int:
+    """In the worker: one chunk into its part-file, going on with what a killed worker left of it."""
+    if worker not in _opened:
+        _opened.clear()
+        _opened[worker] = worker.open()
+    path, unfinished = Path(part), Path(part + ".part")
+    known = _mend(unfinished)
+    with unfinished.open("a") as file:
+
+        def emit(index: int, answer: Answer) -> None:
+            text = io.StringIO()
+            if answer.frames:
+                import ase.io
+
+                ase.io.write(text, list(answer.frames), format="extxyz")
+            record = {"index": index, "failed": not answer.frames, "row": dict(answer.row), "frames": text.getvalue()}
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+
+        structures = []
+        for index, item in enumerate(chunk, first):
+            if index not in known:
+                try:
+                    structures.append((index, as_atoms(item)))
+                except ValueError as error:
+                    emit(index, Answer.failed(str(error)))
+        if structures:
+            _opened[worker](structures, emit)
+        os.fsync(file.fileno())
+    found = {record["index"] for record in _records(unfinished)}
+    if found != set(range(first, first + len(chunk))):
+        raise JobError(f"{path}: {len(chunk) - len(found)} structures of the chunk got no answer")
+    os.replace(unfinished, path)
+    return len(chunk)
+
+
+def _mend(path: Path) -> set[int]:
+    """Cut off a line that a kill left half written; the places of the whole ones."""
+    if not path.exists():
+        return set()
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if len(whole) != len(text):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return {json.loads(line)["index"] for line in whole.splitlines()}
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open() as file:
+        for line in file:
+            yield json.loads(line)
