@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _batched_md import Batch
-from _common import Molecule, load_potential, make_parser, parse, print_table, write_json
+from _common import load_potential, make_parser, parse, print_table, write_json
 from numpy.typing import NDArray
 
 from egnn_md.chemistry.elements import COVALENT_RADII, symbol
+from egnn_md.dynamics.batched import Batch
 from egnn_md.models.potential import Potential
 
 FloatArray = NDArray[np.float64]
@@ -25,13 +25,14 @@ START, END, CORE = 0.3, 5.0, 0.7  # Å, Å, times the sum of the covalent radii
 
 def curve(model: Potential, pair: tuple[int, int], distances: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Energy (eV) beyond that of two atoms apart, and force (eV/Å, positive: apart), at each distance (Å)."""
+    from ase import Atoms
+
     apart = 10.0 + 2.0 * model.config.cutoff
-    numbers = np.array(pair, np.int64)
     places = [np.array([[0.0, 0.0, 0.0], [0.0, 0.0, d]]) for d in (*distances, apart)]
-    batch = Batch(model, [Molecule(0, numbers, place) for place in places])
-    energy, forces = batch.forces(batch.graph.positions)
-    relative = (energy - energy[-1]).cpu().numpy()[:-1]
-    return relative, forces.reshape(-1, 2, 3)[:-1, 1, 2].cpu().numpy().astype(np.float64)
+    batch = Batch(model, [Atoms(pair, place) for place in places])
+    found = batch.evaluate(batch.positions)
+    relative = (found.energy - found.energy[-1]).cpu().numpy()[:-1]
+    return relative, found.forces.reshape(-1, 2, 3)[:-1, 1, 2].cpu().numpy()
 
 
 def draw(curves: dict[str, tuple[FloatArray, FloatArray]], distances: FloatArray, path: Path) -> None:

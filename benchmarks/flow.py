@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from _batched_md import Batch, State, Thermostat, run
-from _common import Molecule, load_potential, make_parser, parse, print_table, write_json
+from _common import load_potential, make_parser, parse, print_table, write_json
 from numpy.typing import NDArray
 
 from egnn_md.chemistry.elements import BOUND, COVALENT_RADII, symbol
 from egnn_md.chemistry.molecules import environments
 from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
 from egnn_md.dynamics.ase_flow import FlowDynamics, load_flow
+from egnn_md.dynamics.batched import Batch, State, Thermostat, run
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -93,8 +93,7 @@ def divergence(a: FloatArray, b: FloatArray, edges: FloatArray) -> float:
 def reference(model_name: str, atoms: Atoms, options: Any) -> FloatArray:
     """Force-driven positions, (n_copies, n_frames, n_atoms, 3)."""
     model = load_potential(model_name, "float32")
-    molecule = Molecule(0, atoms.numbers.astype(np.int64), atoms.positions)
-    batch, generator = Batch(model, [molecule] * options.copies), torch.Generator().manual_seed(options.seed)
+    batch, generator = Batch(model, [atoms] * options.copies), torch.Generator().manual_seed(options.seed)
     frames: list[FloatArray] = []
 
     def langevin(state: State, ps: float, temperature: float, **observers: Any) -> State:

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from _batched_md import Batch, State, Thermostat, run
-from _common import Molecule, load_potential, make_parser, parse, print_table, write_json
+from _common import load_potential, make_parser, parse, print_table, write_json
 from numpy.typing import NDArray
 
 from egnn_md.chemistry.units import BOLTZMANN
 from egnn_md.dynamics.ase_flow import FlowDynamics, load_flow
+from egnn_md.dynamics.batched import Batch, State, Thermostat, run
 from egnn_md.evaluation.figures import figure
 
 FloatArray = NDArray[np.float64]
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def reference(atoms: Any, options: Any) -> tuple[list[tuple[FloatArray, FloatArray]], FloatArray]:
     """Starts of the copies, and velocities (n_copies, n_strides, n_atoms, 3) from there on, force-driven."""
     copies = options.copies
-    batch = Batch(load_potential(options.model, "float32"), [Molecule(0, atoms.numbers, atoms.positions)] * copies)
+    batch = Batch(load_potential(options.model, "float32"), [atoms] * copies)
     generator = torch.Generator().manual_seed(options.seed)
     target = torch.full((copies,), options.temperature, dtype=torch.float64)
     state = run(batch, batch.start(2.0 * target, generator), 2000, 1.0, thermostat=Thermostat(target, 5.0, generator))

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from _batched_md import Batch, State, Thermostat, run
-from _bonds import BondWatch
 from _common import (
     Molecule,
     load_potential,
@@ -29,6 +27,8 @@ from _common import (
 )
 from numpy.typing import NDArray
 
+from egnn_md.dynamics.batched import Batch, State, Thermostat, run
+from egnn_md.dynamics.bonds import BondWatch
 from egnn_md.models.potential import Potential
 
 FloatArray = NDArray[np.float64]
@@ -45,14 +45,14 @@ def drift(times: FloatArray, energies: FloatArray) -> FloatArray:
 
 def simulate(model: Potential, molecules: Sequence[Molecule], options: Namespace) -> dict[str, Any]:
     """Equilibrate, then run NVE; figures of each molecule, energies in meV/atom and times in ps."""
-    batch = Batch(model, molecules)
+    batch = Batch(model, [molecule.atoms() for molecule in molecules])
     generator = torch.Generator().manual_seed(options.seed)
     temperature = torch.full((len(molecules),), options.temperature, dtype=torch.float64, device=model.device)
     thermostat = Thermostat(temperature, FRICTION, generator)
     equilibration = round(options.equilibration * 1e3 / options.timestep)
     state = run(batch, batch.start(temperature, generator), equilibration, options.timestep, thermostat=thermostat)
     state = batch.without_drift(state)
-    watch = BondWatch(batch.graph)
+    watch = BondWatch(batch.positions, batch.atomic_numbers, batch.n_atoms)
     total: list[FloatArray] = []
     temperatures: list[FloatArray] = []
 

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from _batched_md import Batch, State, Thermostat, run
-from _bonds import BondWatch
 from _common import (
     Molecule,
     load_potential,
@@ -27,17 +25,19 @@ from _common import (
 )
 from torch import Tensor
 
+from egnn_md.dynamics.batched import Batch, State, Thermostat, run
+from egnn_md.dynamics.bonds import BondWatch
 from egnn_md.models.potential import Potential
 
 
 def simulate(model: Potential, molecules: Sequence[Molecule], options: Namespace) -> tuple[BondWatch, list[float]]:
     """Every molecule at every temperature, molecules innermost; the watch and the mean temperature of each."""
-    copies = [molecule for _ in options.temperatures for molecule in molecules]
+    copies = [molecule.atoms() for _ in options.temperatures for molecule in molecules]
     batch = Batch(model, copies)
     generator = torch.Generator().manual_seed(options.seed)
     temperature = torch.tensor(options.temperatures, dtype=torch.float64).repeat_interleave(len(molecules))
     thermostat = Thermostat(temperature.to(model.device), options.friction, generator)
-    watch = BondWatch(batch.graph)
+    watch = BondWatch(batch.positions, batch.atomic_numbers, batch.n_atoms)
     kinetic: list[Tensor] = []
 
     def observe(step: int, state: State) -> None:

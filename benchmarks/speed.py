@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from _batched_md import all_pairs
-from _common import Molecule, calculator, gfn2, load_potential, make_parser, parse, print_table, write_json
+from _common import calculator, gfn2, load_potential, make_parser, parse, print_table, write_json
 from _liquids import droplet
+
+from egnn_md.dynamics.batched import Batch
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -76,7 +77,7 @@ def through_ase(atoms: Atoms, engine: Any) -> Callable[[np.ndarray], object]:
 def bare_network(atoms: Atoms, model_name: str, dtype: str) -> Callable[[np.ndarray], object]:
     """The potential on a graph that is ready; ethanol's pairs are all within reach, so no list is left out."""
     model = load_potential(model_name, dtype)
-    graph = all_pairs([Molecule(0, atoms.numbers.astype(np.int64), atoms.positions)], model.dtype)
+    graph = Batch(model, [atoms]).graph(torch.tensor(atoms.positions))
     return lambda positions: model(graph)
 
 

@@ -15,12 +15,13 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import CalculationFailed
+from ase.optimize import BFGS
 from label_collisions import Frame, Molecule, fluorinate, read_qm9, write_frames
 from numpy.typing import NDArray
 from rich.progress import track
-from tblite.interface import Calculator, Result
-
-from egnn_md.chemistry.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
+from tblite.ase import TBLite
 
 KEPT_STEPS = (6, 12, 20)
 FMAX = 0.02  # eV/Å
@@ -28,42 +29,13 @@ MAX_STEPS = 60
 MAX_MOVE = 0.15  # Å, of one atom in one step
 
 
-class Surface:
-    """GFN2-xTB for one molecule; each call starts from the charges of the last."""
-
-    def __init__(self, molecule: Molecule) -> None:
-        numbers, positions = molecule
-        self.engine = Calculator("GFN2-xTB", numbers, positions / ANGSTROM_PER_BOHR)
-        self.engine.set("verbosity", 0)
-        self.result: Result | None = None
-
-    def __call__(self, positions: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """(n_atoms, 3) Å -> eV, eV/Å."""
-        self.engine.update(positions / ANGSTROM_PER_BOHR)
-        self.result = self.engine.singlepoint(self.result)
-        energy, gradient = self.result.get("energy"), self.result.get("gradient")
-        return float(energy) * EV_PER_HARTREE, -gradient * EV_PER_HARTREE / ANGSTROM_PER_BOHR
-
-
 def way_down(molecule: Molecule) -> list[tuple[NDArray[np.float64], float, NDArray[np.float64]]]:
     """Positions, energy and forces of the kept frames of a BFGS relaxation; the last is the end."""
-    surface, positions = Surface(molecule), molecule[1]
-    energy, forces = surface(positions)
-    hessian = 70.0 * np.eye(positions.size)  # eV/Å², as ase's BFGS starts
-    kept = []
-    for step in range(1, MAX_STEPS + 1):
-        curvatures, axes = np.linalg.eigh(hessian)
-        move = (axes @ ((forces.ravel() @ axes) / np.abs(curvatures))).reshape(-1, 3)
-        move *= min(1.0, MAX_MOVE / np.linalg.norm(move, axis=1).max())
-        positions, before = positions + move, forces
-        energy, forces = surface(positions)
-        flat, change, bent = move.ravel(), (before - forces).ravel(), hessian @ move.ravel()
-        hessian += np.outer(change, change) / (flat @ change) - np.outer(bent, bent) / (flat @ bent)
-        down = np.linalg.norm(forces, axis=1).max() < FMAX
-        if down or step in KEPT_STEPS or step == MAX_STEPS:
-            kept.append((positions, energy, forces))
-        if down:
-            break
+    atoms, kept = Atoms(*molecule, calculator=TBLite(method="GFN2-xTB", verbosity=0)), []
+    optimizer = BFGS(atoms, logfile=None, maxstep=MAX_MOVE)
+    for down in optimizer.irun(fmax=FMAX, steps=MAX_STEPS):
+        if optimizer.nsteps and (down or optimizer.nsteps in (*KEPT_STEPS, MAX_STEPS)):
+            kept.append((atoms.positions.copy(), float(atoms.get_potential_energy()), atoms.get_forces()))
     return kept
 
 
@@ -86,7 +58,7 @@ def main() -> None:
         noise = rng.uniform(0.0, options.noise) * rng.normal(size=positions.shape)
         try:
             kept = way_down((numbers, positions + noise))
-        except RuntimeError:  # the self-consistent charges did not converge
+        except CalculationFailed:  # the self-consistent charges did not converge
             continue
         frames += [Frame(int(qm9.index[row]), numbers, *frame) for frame in kept]
     write_frames(options.output, frames, "N")

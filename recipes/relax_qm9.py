@@ -15,20 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from egnn_md.models.potential import Potential
+from egnn_md.dynamics.batched_relax import relax_batched
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # which knows how to move many molecules at once
-from _batched_md import Batch
-from _common import RESERVED_INDEX, Molecule, load_potential, make_parser, parse
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # what both share
+from _common import RESERVED_INDEX, load_potential, make_parser, parse
 
-FloatArray = NDArray[np.float64]
 FMAX, MAX_STEPS = 0.01, 150  # eV/Å
-MAX_MOVE = 0.1  # Å, of one atom in one step
-STIFFNESS = 70.0  # eV/Å², of all at the start
-AT_ONCE = 64
+AT_ONCE = 512
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="NPZ")
     parser.add_argument("--seed", type=int, default=0)
     options = parse(parser, arguments)
+    from ase import Atoms
     from rich.progress import track
 
     from egnn_md.chemistry.molecules import environments
@@ -54,48 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kept, relaxed = [], []
     for first in track(range(0, len(chosen), AT_ONCE), "relaxing"):
         part = range(first, min(first + AT_ONCE, len(chosen)))
-        ends = relax(model, [Molecule(int(chosen.index[k]), numbers[k], minima[k]) for k in part])
-        for k, end in zip(part, ends, strict=True):
-            if end is not None and environments(numbers[k], end) == environments(numbers[k], minima[k]):
+        ends = relax_batched(model, [Atoms(numbers[k], minima[k]) for k in part], FMAX, MAX_STEPS)
+        for place, end in sorted(ends):
+            k = part[place]
+            if end.converged and environments(numbers[k], end.positions) == environments(numbers[k], minima[k]):
                 kept.append(k)
-                relaxed.append(end)
+                relaxed.append(end.positions)
     chosen = replace(chosen.select(np.array(kept)), positions=np.concatenate(relaxed))
     chosen.targets[:, NAMES.index("r2")] = np.nan
     write_qm9(chosen, options.output)
     print(f"{options.output}: {len(kept)} of {n} molecules")
-
-
-def relax(model: Potential, molecules: list[Molecule]) -> list[FloatArray | None]:
-    """The minima by BFGS, (n_atoms, 3) Å each, or None. Arrays are padded to the largest molecule."""
-    n, largest = len(molecules), max(len(molecule.numbers) for molecule in molecules)
-    there = np.arange(largest) < np.array([len(molecule.numbers) for molecule in molecules])[:, None]
-    batch, x = Batch(model, molecules), np.zeros((n, largest, 3))
-    x[there] = np.concatenate([molecule.positions for molecule in molecules])
-
-    def forces() -> FloatArray:
-        found = np.zeros_like(x)
-        found[there] = batch.forces(torch.tensor(x[there], dtype=model.dtype))[1].detach().numpy()
-        return found
-
-    f, inverse = forces(), np.tile(np.eye(3 * largest) / STIFFNESS, (n, 1, 1))
-    for _ in range(MAX_STEPS):
-        moving = np.linalg.norm(f, axis=2).max(1) > FMAX
-        if not moving.any():
-            break
-        move = np.einsum("nij,nj->ni", inverse, f.reshape(n, -1)).reshape(x.shape) * moving[:, None, None]
-        longest = np.linalg.norm(move, axis=2).max(1)
-        move *= np.minimum(1.0, MAX_MOVE / np.maximum(longest, 1e-12))[:, None, None]
-        x, before = x + move, f
-        f = forces()
-        step, change = move.reshape(n, -1), (before - f).reshape(n, -1)
-        along = (step * change).sum(1)
-        bent = np.einsum("nij,nj->ni", inverse, change)
-        share = np.where(along > 1e-9, 1.0 / np.maximum(along, 1e-9), 0.0)[:, None, None]
-        both = np.einsum("ni,nj->nij", bent, step)
-        weight = (along + (change * bent).sum(1))[:, None, None] * share
-        inverse += share * (weight * np.einsum("ni,nj->nij", step, step) - both - both.transpose(0, 2, 1))
-    down = np.linalg.norm(f, axis=2).max(1) <= FMAX
-    return [x[k][there[k]] if down[k] else None for k in range(n)]
 
 
 if __name__ == "__main__":

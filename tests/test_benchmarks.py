@@ -13,15 +13,14 @@ from typing import Any
 import ase.units
 import numpy as np
 import pytest
-import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
 from flow_maps import random_flow
 
 from egnn_md.checkpoint import save
-from egnn_md.chemistry.units import BOLTZMANN
 from egnn_md.data.split import side_of_group
+from egnn_md.dynamics.batched import Batch
 from egnn_md.models.potential import Potential
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -135,12 +134,13 @@ def test_accuracy_reads_the_test_side_alone(
     benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential], model_file: str, tmp_path: Path
 ) -> None:
     """Labels 50 meV/Å and 2 meV/atom off on the test side, 300 and 12 in R, absurd on the training side."""
-    common, md = benchmark("_common"), benchmark("_batched_md")
+    common = benchmark("_common")
     tags = np.array(list("MFCER") * 8)
     gdb = np.arange(len(tags)) + 100
     water = as_molecules(common, "H2O")[0]
-    batch = md.Batch(random_potential(), [water])
-    energy, forces = batch.forces(batch.graph.positions)
+    batch = Batch(random_potential(), [water.atoms()])
+    found = batch.evaluate(batch.positions)
+    energy, forces = found.energy, found.forces
     held_out = np.array([side_of_group(str(g), **SPLIT) == "test" for g in gdb])
     off = np.where(held_out, np.where(tags == "R", 0.3, 0.05), 1e3)
     n = len(tags)
@@ -165,85 +165,6 @@ def test_accuracy_reads_the_test_side_alone(
     assert sum(kinds[tag]["n_structures"] for tag in "MFC") == sum(
         row["n_structures"] for row in result["by_temperature"].values()
     )
-
-
-def test_a_batch_is_its_molecules_one_by_one(
-    benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential]
-) -> None:
-    common, md = benchmark("_common"), benchmark("_batched_md")
-    names, model = ("C6H6", "H2O", "CH3CH2OH"), random_potential()
-    batch = md.Batch(model, as_molecules(common, *names))
-    energy, forces = batch.forces(batch.graph.positions)
-    singles = [model(md.all_pairs(as_molecules(common, name), torch.float64)) for name in names]
-    torch.testing.assert_close(energy, torch.cat([single.energy for single in singles]), rtol=1e-12, atol=0)
-    torch.testing.assert_close(forces, torch.cat([single.forces for single in singles]), rtol=1e-9, atol=1e-10)
-
-
-def test_verlet_conserves_energy_to_second_order(
-    benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential]
-) -> None:
-    """Over the same time, half the time step leaves a quarter of the error."""
-    common, md = benchmark("_common"), benchmark("_batched_md")
-    batch = md.Batch(random_potential(), as_molecules(common, "C6H6", "CH3CH2OH"))
-    start = batch.start(torch.full((2,), 300.0), torch.Generator().manual_seed(1))
-    before = start.energy + batch.kinetic_energy(start)
-    errors = []
-    for timestep in (0.2, 0.1):
-        end = md.run(batch, start, round(10.0 / timestep), timestep)
-        errors.append(end.energy + batch.kinetic_energy(end) - before)
-    assert errors[0].abs().min() > 1e-9
-    np.testing.assert_allclose((errors[0] / errors[1]).numpy(), 4.0, rtol=0.2)
-
-
-def test_langevin_samples_the_temperature_of_each_molecule(
-    benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential]
-) -> None:
-    """In harmonic wells k <x²> = k_B T: BAOAB samples it without any error of the time step."""
-    common, md = benchmark("_common"), benchmark("_batched_md")
-    batch = md.Batch(random_potential(), as_molecules(common, "C6H6", "C6H6"))
-    stiffness, temperature = 2.0, torch.tensor([200.0, 600.0])
-    batch.forces = lambda x: (torch.zeros(2, dtype=torch.float64), -stiffness * x)
-    thermostat = md.Thermostat(temperature, 100.0, torch.Generator().manual_seed(2))
-    start = batch.start(temperature, thermostat.generator)
-    start = md.State(torch.zeros_like(start.positions), start.velocities, start.energy, 0.0 * start.forces)
-    squares, kinetic = [], []
-
-    def observe(step: int, state: Any) -> None:
-        if step > 200:
-            squares.append(stiffness * state.positions.square().reshape(2, -1).mean(1) / BOLTZMANN)
-            kinetic.append(batch.temperature(state))
-
-    md.run(batch, start, 2500, 2.0, thermostat=thermostat, observe=observe)
-    np.testing.assert_allclose(torch.stack(squares).mean(0), temperature, rtol=0.08)
-    np.testing.assert_allclose(torch.stack(kinetic).mean(0), temperature, rtol=0.08)
-
-
-def test_the_bond_watch_sees_what_breaks_and_what_forms(
-    benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential]
-) -> None:
-    common, md, bonds = benchmark("_common"), benchmark("_batched_md"), benchmark("_bonds")
-    graph = md.Batch(random_potential(), as_molecules(common, *["CH3CH2OH"] * 4)).graph
-    positions = graph.positions.reshape(4, 9, 3).clone()
-    watch = bonds.BondWatch(graph)
-    assert int(watch.bound.sum()) == 4 * 8
-    rattled = graph.positions + 0.05 * torch.randn(36, 3, generator=torch.Generator().manual_seed(0))
-    watch.look(0.5, rattled)
-    assert watch.first == {}
-    oxygen, hydrogen = 2, 3  # of ase's ethanol: O and the H bound to it
-    positions[0, hydrogen] += 2.0 * (positions[0, hydrogen] - positions[0, oxygen])
-    positions[1, 0] = positions[1, oxygen] + torch.tensor([0.0, 0.0, 1.2])  # the far carbon onto the oxygen
-    positions[2, 5] = torch.nan
-    watch.look(1.0, positions.reshape(-1, 3))
-    assert set(watch.first) == {0, 1, 2}
-    assert watch.first[0][1].startswith("O-H lost")
-    assert watch.first[1][0] == 1.0
-    formed = bonds.BondWatch(graph)
-    closer = graph.positions.reshape(4, 9, 3).clone()
-    both = closer[3, [0, 2]].mean(0)
-    closer[3, 0] += 0.28 * (both - closer[3, 0])
-    closer[3, 2] += 0.28 * (both - closer[3, 2])
-    formed.look(2.0, closer.reshape(-1, 3))
-    assert "formed" in formed.first[3][1]
 
 
 def test_nve_and_nvt_run(benchmark: Callable[[str], ModuleType], data: Path, model_file: str, tmp_path: Path) -> None:

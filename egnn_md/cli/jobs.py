@@ -22,9 +22,7 @@ Shard = Annotated[
 ]
 Executor = Annotated[
     str,
-    typer.Option(
-        "--executor", help="process, dask, dask:ADDRESS, parsl, executorlib, or module:callable of your own."
-    ),
+    typer.Option("--executor", help="process, dask, dask:ADDRESS, parsl, executorlib, or module:callable of your own."),
 ]
 
 
@@ -51,7 +49,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 def several(structure: str) -> bool:
     """Whether this is a file of more than one structure; what cannot be read is left to others to refuse."""
-    from egnn_md.data.structures import DataError
+    from egnn_md.data.frames import DataError
     from egnn_md.jobs.source import holds_several
 
     try:

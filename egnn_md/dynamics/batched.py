@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
 from egnn_md.dynamics.batched_neighbors import BatchedNeighbors
 from egnn_md.graph import Graph
 from egnn_md.models.potential import Potential
-from egnn_md.neighbors import DEFAULT_SKIN
+from egnn_md.neighbors.lists import DEFAULT_SKIN
 from egnn_md.nn.ops import segment_sum
-from egnn_md.units import BOLTZMANN, FS_PER_TIME_UNIT
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -77,11 +77,16 @@ class Batch:
         return replace(graph, edge_index=edge_index.index_select(1, inside), edge_shift=shift)
 
     def evaluate(self, positions: Tensor) -> Evaluation:
-        """positions (n_atoms, 3) -> energies, forces and the extrapolation signal."""
+        """positions (n_atoms, 3) -> energies, forces and the extrapolation signal.
+
+        A structure with positions that are NaN or infinite gets NaN; the others do not notice.
+        """
         prediction = self.model(self.graph(positions))
+        lost = positions - positions  # zero, or NaN: pairs out of reach would give atoms on their own, and a number
         signal = prediction.extrapolation.double()
         worst = signal.new_full((self.n_structures,), -math.inf).scatter_reduce(0, self.batch, signal, "amax")
-        return Evaluation(prediction.energy.detach(), prediction.forces.detach().double(), worst)
+        energy = prediction.energy.detach() + segment_sum(lost.sum(1), self.batch, self.n_structures)
+        return Evaluation(energy, prediction.forces.detach().double() + lost, worst)
 
     def start(self, temperature: Tensor, generator: torch.Generator) -> State:
         """The given positions with Maxwell's velocities and no drift; `temperature` (n_structures,) in K."""

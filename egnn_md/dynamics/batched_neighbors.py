@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egnn_md.neighbors import ALL_PAIRS_ATOMS, neighbor_list
+from egnn_md.neighbors.lists import ALL_PAIRS_ATOMS, neighbor_list
 
 if TYPE_CHECKING:
     from ase import Atoms

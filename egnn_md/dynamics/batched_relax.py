@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egnn_md.chemistry.elements import BOUND, COVALENT_RADII
 from egnn_md.dynamics.batched import Batch
-from egnn_md.elements import BOUND, COVALENT_RADII
 from egnn_md.models.potential import Potential
 
 if TYPE_CHECKING:

@@ -10,8 +10,10 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 NAMES: Final = ("process", "dask", "parsl", "executorlib")
@@ -44,7 +46,7 @@ def make_executor(name: str = "process", workers: int = 1) -> Iterator[Executor]
     """
     if workers < 1:
         raise ExecutorError(f"--workers must be at least 1, not {workers}")
-    with _one_thread_each(workers), contextlib.closing(_Closing(_make(name, workers))) as made:
+    with _environment(workers), contextlib.closing(_Closing(_make(name, workers))) as made:
         yield made.executor
 
 
@@ -64,18 +66,20 @@ class _Closing:
 
 
 @contextlib.contextmanager
-def _one_thread_each(workers: int) -> Iterator[None]:
-    """Worker processes inherit the environment; OpenMP reads it when it is loaded."""
-    before = os.environ.get("OMP_NUM_THREADS")
+def _environment(workers: int) -> Iterator[None]:
+    """What worker processes inherit: one OpenMP thread each, and the scripts beside this Python, which parsl starts."""
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "PATH")}
     if workers > 1:
         os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before["PATH"] or os.defpath])
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop("OMP_NUM_THREADS", None)
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _make(name: str, workers: int) -> tuple[Executor, Callable[[], object]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from egnn_md.data.structures import DataError, check_arrays, read_npz
+from egnn_md.data.frames import DataError, check_arrays, read_npz
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -1,12 +1,14 @@
-"""The bond graph of molecules, and a watch over it during dynamics."""
+"""The bond graph of isolated molecules, and a watch over it during dynamics."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from egnn_md.chemistry.elements import BOUND, COVALENT_RADII, symbol
-from egnn_md.graph import Graph
+from egnn_md.neighbors import molecules_graph
 
 LOST, FORMED = 1.7, 1.2  # as BOUND, times the sum of the covalent radii
 
@@ -14,13 +16,15 @@ LOST, FORMED = 1.7, 1.2  # as BOUND, times the sum of the covalent radii
 class BondWatch:
     """Remembers the first broken or new bond of each molecule."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, positions: Tensor, atomic_numbers: Tensor, n_atoms: Tensor) -> None:
+        """positions (total, 3) in Å and atomic_numbers (total,), one molecule after another; n_atoms of each."""
+        graph = molecules_graph(positions, atomic_numbers, n_atoms, math.inf)
         once = graph.edge_index[0] < graph.edge_index[1]
         self.pairs = graph.edge_index[:, once]
-        self.numbers, self.molecule = graph.atomic_numbers, graph.batch[self.pairs[0]]
-        radii = torch.tensor(COVALENT_RADII, dtype=graph.positions.dtype, device=graph.positions.device)
+        self.numbers, self.molecule = atomic_numbers, graph.batch[self.pairs[0]]
+        radii = torch.tensor(COVALENT_RADII, dtype=positions.dtype, device=positions.device)
         self.bond_length = radii[self.numbers[self.pairs]].sum(0)
-        self.bound = self._ratios(graph.positions) < BOUND
+        self.bound = self._ratios(positions) < BOUND
         self.first: dict[int, tuple[float, str]] = {}
         """Molecule -> (time in ps, what happened)."""
 

@@ -1,0 +1,170 @@
+"""Every structure comes out once and in order, whatever is killed and however the work is divided."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from cheap_teachers import Counting
+
+from egnn_md.data.frames import DataError
+from egnn_md.jobs.chunks import Counts, Job, JobError
+from egnn_md.jobs.executors import ExecutorError, Here, make_executor
+from egnn_md.jobs.source import read_items
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    frames = [Atoms("He", [[float(k), 0, 0]], info={"number": k}) for k in range(23)]
+    ase.io.write(tmp_path / "in.extxyz", frames)
+    return tmp_path / "in.extxyz"
+
+
+def do(source: Path, worker: Any, output: str = "out.extxyz", **options: Any) -> Counts:
+    job = Job(source.with_name(output), worker, {"what": "count"}, **{"size": 4, **options})
+    return job.run(read_items(source), Here())
+
+
+def check(source: Path, output: str = "out.extxyz") -> None:
+    path = source.with_name(output)
+    assert [atoms.info["number"] for atoms in ase.io.read(path, ":")] == [k for k in range(23) if k % 5]
+    with path.with_name(output + ".csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["index"]) for row in rows] == list(range(23))
+    assert [float(row["x"]) for row in rows] == list(range(23))
+    assert [row["status"] == "failed" for row in rows] == [k % 5 == 0 for k in range(23)]
+    assert rows[5]["reason"] == "a five"
+    assert not path.with_name(output + ".parts").exists()
+
+
+def test_results_come_in_the_order_of_the_source(source: Path) -> None:
+    counts = do(source, Counting(str(source.with_name("log"))))
+    assert counts == Counts(18, 5, True)
+    check(source)
+
+
+def test_nothing_is_lost_or_done_twice_after_stops(source: Path) -> None:
+    """Each run does two structures more, and the last line of one part-file is cut in half."""
+    log = source.with_name("log")
+    for _ in range(30):
+        try:
+            do(source, Counting(str(log), stop_after=2))
+            break
+        except KeyboardInterrupt:
+            part = next(source.with_name("out.extxyz.parts").glob("*.part"))
+            with part.open("a") as file:
+                file.write('{"index": 3, "fail')
+    else:
+        pytest.fail("it never ended")
+    check(source)
+    assert sorted(map(int, log.read_text().split())) == list(range(23))
+
+
+def test_shards_do_each_their_part_and_the_last_writes_the_output(source: Path) -> None:
+    worker = Counting(str(source.with_name("log")))
+    assert not do(source, worker, shard=(2, 3)).finished
+    assert not do(source, worker, shard=(1, 3)).finished
+    assert not source.with_name("out.extxyz").exists()
+    assert do(source, worker, shard=(3, 3)) == Counts(18, 5, True)
+    check(source)
+
+
+def test_other_work_is_refused(source: Path) -> None:
+    worker = Counting(str(source.with_name("log")))
+    do(source, worker, shard=(1, 2))
+    with pytest.raises(JobError, match="another input"):
+        do(source, worker, size=5, shard=(2, 2))
+    do(source, worker, shard=(2, 2))
+    with pytest.raises(JobError, match="--overwrite"):
+        do(source, worker)
+    assert do(source, worker, overwrite=True).finished
+    for options in ({"size": 0}, {"shard": (0, 2)}, {"shard": (3, 2)}):
+        with pytest.raises(JobError):
+            do(source, worker, "new.extxyz", **options)
+    with pytest.raises(JobError, match="folder"):
+        Job(source.parent / "nowhere" / "out.extxyz", worker, {}, size=4)
+
+
+def test_one_bad_structure_is_its_own_affair(tmp_path: Path) -> None:
+    text = "1\n\nHe 0 0 0\n1\n\nQq 0 0 0\n\n1\n\nHe 1 0 0\n"
+    (tmp_path / "in.xyz").write_text(text)
+    job = Job(tmp_path / "out.extxyz", Counting(str(tmp_path / "log")), {}, size=8)
+    assert job.run(read_items(tmp_path / "in.xyz"), Here()) == Counts(1, 2, True)
+    assert "cannot be read" in (tmp_path / "out.extxyz.csv").read_text()
+    for name, content in (("empty.xyz", ""), ("bad.xyz", "two\n\nHe 0 0 0\n")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError):
+            list(read_items(tmp_path / name))
+    with pytest.raises(DataError, match="no such file"):
+        read_items(tmp_path / "nowhere.xyz")
+
+
+def test_sources_read_the_same_from_npz(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", n_atoms=[1, 2], atomic_numbers=[2, 1, 8], positions=np.eye(3), charge=[0, -1])
+    first, second = read_items(tmp_path / "a.npz")
+    assert str(first.symbols) == "He"  # type: ignore[union-attr]
+    assert second.info["charge"] == -1  # type: ignore[union-attr]
+    assert second.positions[1].tolist() == [0, 0, 1]  # type: ignore[union-attr]
+
+
+def label(folder: Path, *words: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "egnn_md.cli", "label", "cheap_teachers:springs", "in.extxyz", "-o", "out.extxyz"]
+    for option in ("log=calls", "seconds=0.02"):
+        command += ["--with", option]
+    environment = {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "PATH": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, *words], cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+
+
+def test_labels_survive_sigkill_in_a_pool(source: Path) -> None:
+    """Killed with two workers, then finished: each label once, and no more calls than two for each that was cut off."""
+    calls = source.with_name("calls")
+    process = label(source.parent, "--chunk", "3", "--workers", "2")
+    deadline = time.monotonic() + 120
+    while not (calls.exists() and len(calls.read_text().split("\n")) > 6) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    workers = {int(line.split()[1]) for line in calls.read_text().splitlines()}
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.01)  # workers notice that nobody is there any more
+    assert not source.with_name("out.extxyz").exists()
+    assert label(source.parent, "--chunk", "3").wait() == 0
+    numbers = [atoms.info["number"] for atoms in ase.io.read(source.with_name("out.extxyz"), ":")]
+    assert numbers == [k for k in range(23) if k not in (5, 7, 8)]
+    assert len(calls.read_text().splitlines()) <= 23 + len(workers)
+
+
+@pytest.mark.parametrize("name", ["dask", "parsl", "executorlib"])
+@pytest.mark.filterwarnings("ignore")
+def test_engines_give_what_this_process_gives(source: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{HERE}:{HERE.parents[1]}")
+    pytest.importorskip({"dask": "distributed"}.get(name, name))
+    worker = Counting(str(source.with_name("log")))
+    job = Job(source.with_name("out.extxyz"), worker, {}, size=4)
+    with make_executor(name, 1) as executor:
+        assert job.run(read_items(source), executor) == Counts(18, 5, True)
+    check(source)
+
+
+def test_an_executor_of_the_user(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HERE))
+    with make_executor("cheap_teachers:executor", 2) as executor:
+        job = Job(source.with_name("out.extxyz"), Counting(str(source.with_name("log"))), {}, size=4)
+        assert job.run(read_items(source), executor, 2).finished
+    check(source)
+    for name in ("dusk", "cheap_teachers:nowhere", "no_such_module:executor"):
+        with pytest.raises(ExecutorError), make_executor(name, 2):
+            pass
+    with pytest.raises(ExecutorError, match="at least 1"), make_executor("process", 0):
+        pass
