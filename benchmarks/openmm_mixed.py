@@ -16,14 +16,12 @@ from typing import Any
 import numpy as np
 import openmm
 import torch
-from _bonds import BondWatch
 from _common import make_parser, parse, write_json
 from openmm import app, unit
 from openmmml import MLPotential
 
 from egnn_md.chemistry.units import ANGSTROM_PER_NM, BOLTZMANN, KJ_PER_MOL_PER_EV
-from egnn_md.graph import Graph
-from egnn_md.neighbors import GraphBuilder
+from egnn_md.dynamics.bonds import BondWatch
 
 DIPEPTIDE = Path(__file__).parents[1] / "examples" / "alanine_dipeptide.pdb"
 
@@ -68,12 +66,6 @@ def ends(
     return {"lambda_1_relative": abs(one - mixed) / abs(mixed), "lambda_0_kj_per_mol": abs(zero - bare)}
 
 
-def graph_of(topology: app.Topology, positions: np.ndarray) -> Graph:
-    """All pairs of the ligand's atoms; positions in Å."""
-    numbers = np.array([atom.element.atomic_number for atom in topology.atoms()][: len(positions)], dtype=np.int64)
-    return GraphBuilder(1e3)(positions, numbers, np.zeros((3, 3)), np.zeros(3, bool))
-
-
 def simulate(system: openmm.System, model: app.Modeller, n_ligand: int, options: Any) -> dict[str, Any]:
     step = options.timestep * 1e-3
     integrator = openmm.LangevinMiddleIntegrator(300.0, 1.0, step)
@@ -88,7 +80,8 @@ def simulate(system: openmm.System, model: app.Modeller, n_ligand: int, options:
         state = context.getState(positions=True)  # in one piece: OpenMM wraps on output alone
         return state.getPositions(asNumpy=True)._value[:n_ligand] * ANGSTROM_PER_NM
 
-    watch = BondWatch(graph_of(model.topology, ligand()))
+    numbers = [atom.element.atomic_number for atom in model.topology.atoms()][:n_ligand]
+    watch = BondWatch(torch.tensor(ligand()), torch.tensor(numbers), torch.tensor([n_ligand]))
     temperatures, began = [], time.perf_counter()
     freedom = sum(3 for k in range(system.getNumParticles()) if system.getParticleMass(k)._value)
     freedom -= system.getNumConstraints() + 3

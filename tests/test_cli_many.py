@@ -51,7 +51,8 @@ def test_relax_takes_them_all(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_md_takes_them_all_by_shards(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["md", "many.xyz", "-o", "run", "--ensemble", "nve", "--steps", "40", "--interval", "20", "--chunk", "3"]
+    command = ["md", "many.xyz", "-o", "run", "--ensemble", "nve", "--timestep", "0.1", "--steps", "40"]
+    command += ["--interval", "20", "--chunk", "3"]
     main([*command, "--shard", "1/2"])
     assert not Path("run/trajectory.extxyz").exists()
     main([*command, "--shard", "2/2"])

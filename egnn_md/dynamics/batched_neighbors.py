@@ -50,7 +50,7 @@ class BatchedNeighbors:
             self._join()
         elif not self.has_every_pair:
             moved = (positions - self.reference).square().sum(1)
-            gone = self.owner[~(moved <= self.allowed)].unique().tolist()
+            gone = sorted(set(self.owner[~(moved <= self.allowed)].tolist()))
             if gone:
                 self._renew(positions, gone)
                 self._join()

@@ -74,7 +74,7 @@ def relax_batched(
     told: set[int] = set()
     while True:
         done = moving.ended(fmax, steps)
-        for row in np.flatnonzero(done):
+        for row in np.flatnonzero(done).tolist():
             if moving.places[row] not in told:
                 told.add(moving.places[row])
                 yield moving.places[row], moving.result(row, fmax)
@@ -143,7 +143,7 @@ class _Moving:
 
     def _evaluate(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Energy, forces as x, extrapolation."""
-        found = self.batch.evaluate(x.unflatten(1, (-1, 3))[self.there].to(self.model.device))
+        found = self.batch.evaluate(x.reshape(*self.there.shape, 3)[self.there].to(self.model.device))
         forces = torch.zeros(len(x), self.largest, 3, dtype=torch.float64)
         forces[self.there] = found.forces.cpu()
         return found.energy.cpu(), forces.flatten(1), found.extrapolation.cpu()
@@ -189,7 +189,8 @@ class _Moving:
 
 def _longest(moves: Tensor) -> Tensor:
     """(n_rows, 3 largest) -> the longest vector of an atom in each row."""
-    return moves.unflatten(1, (-1, 3)).norm(dim=2).amax(1)
+    longest: Tensor = torch.linalg.vector_norm(moves.reshape(len(moves), moves.shape[1] // 3, 3), dim=2).amax(1)
+    return longest
 
 
 def _update(inverse: Tensor, step: Tensor, change: Tensor) -> None:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from egnn_md.chemistry.elements import UnsupportedElement
 from egnn_md.dynamics.batched import Batch, State, Thermostat, run
 from egnn_md.dynamics.batched_relax import LARGEST, relax_batched
 from egnn_md.dynamics.settings import MDSettings, SettingsError
-from egnn_md.dynamics.structures import StructureError, check_structure
+from egnn_md.dynamics.starting_structures import StructureError, check_structure
 from egnn_md.jobs.chunks import Answer, Emit
-from egnn_md.models.potential import Potential, UnsupportedElement
+from egnn_md.models.potential import Potential
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from egnn_md.jobs.source import Item, as_atoms
+from egnn_md.storage import Hold, write_json, write_whole
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -113,9 +114,7 @@ class Job:
     def _claim(self, work: dict[str, Any]) -> None:
         note = self.parts / "work.json"
         if not note.exists():
-            temporary = note.with_name(f"work.{os.getpid()}.partial")
-            temporary.write_text(json.dumps(work, indent=2))
-            os.replace(temporary, note)
+            write_json(note, work)
         elif json.loads(note.read_text()) != work:
             raise JobError(
                 f"{self.parts} was begun with another input, model, teacher or option: repeat its own, "
@@ -133,9 +132,12 @@ class Job:
 
         Raises JobError if workers die, and what the worker raises where it cannot be opened.
         """
-        with self._locked(f"shard-{self.shard[0]}.lock"):
+        held = Hold(self.parts / f"shard-{self.shard[0]}")
+        try:
             n_chunks = self._work_through(items, executor, workers, progress)
-        with self._locked("merge.lock"):
+        finally:
+            held.release()
+        with self._merging():
             finished = self.parts.exists() and all(self._part(k).exists() for k in range(n_chunks))
             if finished:
                 return self._merge(n_chunks)
@@ -171,23 +173,26 @@ class Job:
         return self.parts / f"{k:09d}.jsonl"
 
     @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def _merging(self) -> Iterator[None]:
+        """One shard after another; a lock that goes with its process."""
         try:
-            file = (self.parts / name).open("w")
+            file = (self.parts / "merge.lock").open("w")
         except FileNotFoundError:  # another shard has written the output and tidied up
             yield
             return
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if name.startswith("merge") else fcntl.LOCK_NB))
-            except OSError:
-                raise JobError(f"another process works on {self.parts} already (--shard divides the work)") from None
+            with contextlib.suppress(OSError):  # where the file system knows no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def _merge(self, n_chunks: int) -> Counts:
         columns, done, failed = ["index", "status", *self.worker.columns, "reason"], 0, 0
-        frames, rows = (path.with_name(f".partial.{path.name}") for path in (self.output, self.table))
-        with frames.open("w") as out, rows.open("w", newline="") as table:
+        with (
+            write_whole(self.output) as frames,
+            write_whole(self.table) as rows,
+            frames.open("w") as out,
+            rows.open("w", newline="") as table,
+        ):
             writer = csv.DictWriter(table, columns, restval="")
             writer.writeheader()
             for k in range(n_chunks):
@@ -196,8 +201,6 @@ class Job:
                     failed, done = failed + record["failed"], done + (not record["failed"])
                     status = "failed" if record["failed"] else "ok"
                     writer.writerow({"status": status, **record["row"], "index": record["index"]})
-        os.replace(rows, self.table)
-        os.replace(frames, self.output)
         shutil.rmtree(self.parts)
         return Counts(done, failed, True)
 

@@ -51,7 +51,7 @@ def as_atoms(item: Item) -> Atoms:
     else:
         atoms = item
     atoms.calc = None
-    return atoms  # type: ignore[no-any-return]
+    return atoms
 
 
 def _xyz(path: Path) -> Iterator[Item]:

@@ -12,12 +12,13 @@ from ase import Atoms
 from ase.build import molecule
 
 from egnn_md.calculators import EGNNCalculator
+from egnn_md.chemistry.elements import UnsupportedElement
 from egnn_md.chemistry.units import BOLTZMANN
 from egnn_md.dynamics.batched import Batch, Evaluation, State, Thermostat, run
 from egnn_md.dynamics.batched_relax import relax_batched
 from egnn_md.dynamics.bonds import BondWatch
 from egnn_md.dynamics.relax import relax
-from egnn_md.models.potential import Potential, UnsupportedElement
+from egnn_md.models.potential import Potential
 
 Make = Callable[..., Potential]
 pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.calculators.ase_calculator.ExtrapolationWarning")
