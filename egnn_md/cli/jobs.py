@@ -58,7 +58,7 @@ def several(structure: str) -> bool:
         return False
 
 
-def model_spec(model: str, device: str, dtype: str, compile: bool, threads: int | None) -> ModelSpec:
+def model_spec(model: str, device: str, dtype: str, threads: int | None) -> ModelSpec:
     """A potential for workers. Raises UserError for bad options, CheckpointError for the model."""
     set_threads(threads)
     parse_dtype(dtype)
@@ -70,7 +70,7 @@ def model_spec(model: str, device: str, dtype: str, compile: bool, threads: int 
     if kind != "potential":
         raise UserError(f"{model} is a model of kind {kind!r}; this needs a potential")
     place = model if model in shipped_models() else str(resolve(model).resolve())
-    return ModelSpec(place, device, dtype, compile)
+    return ModelSpec(place, device, dtype)
 
 
 def run_job(

@@ -108,7 +108,7 @@ def md(
         folder = _folder_to_resume(structure, output, overwrite)
         prepare = _resume(structure, folder, settings, machine, threads, calculator)
     elif structure is not None and several(structure):
-        spec = model_spec(model or "organic-xtb", device or "cpu", dtype or "float32", compile, threads)
+        spec = model_spec(model or "organic-xtb", device or "cpu", dtype or "float32", threads)
         pool = {"workers": workers, "shard": shard, "executor": executor, "size": chunk, "overwrite": overwrite}
         return _many(Path(structure), output or Path("run"), spec, settings, pool, as_json)
     elif structure is None:

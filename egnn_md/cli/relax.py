@@ -41,7 +41,6 @@ def relax(
     dtype: Annotated[
         str | None, typer.Option(help="float64 or float32.", show_default="float64; float32 for many")
     ] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the force call: pays for thousands.")] = False,
     workers: Workers = 1,
     shard: Shard = None,
     executor: Executor = "process",
@@ -69,14 +68,14 @@ def relax(
         if cell or optimizer != "auto":
             raise UserError("--cell and --optimizer are for one structure: FILE@0 takes the first")
         target = output or Path(f"{Path(structure).stem}-relaxed.extxyz")
-        spec = model_spec(model, device, dtype or "float32", compile, threads)
+        spec = model_spec(model, device, dtype or "float32", threads)
         options = {"workers": workers, "shard": shard, "executor": executor, "size": chunk, "overwrite": overwrite}
         return _many(Path(structure), target, spec, fmax, steps, options, as_json)
     target = output or Path(f"{Path(structure.rsplit('@', 1)[0]).stem}-relaxed.extxyz")
     file_format = _output_format(target, overwrite)
     set_threads(threads)
     atoms = read_structure(structure)
-    atoms.calc = make_calculator(model, device, dtype or "float64", compile)
+    atoms.calc = make_calculator(model, device, dtype or "float64")
     start, way, page = atoms.copy(), Way(atoms), target.with_name(f"{target.stem}-report.html")
 
     def note(step: int, energy: float, largest: float) -> None:

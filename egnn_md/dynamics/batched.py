@@ -69,12 +69,9 @@ class Batch:
         model.check_elements(self.atomic_numbers)
 
     def graph(self, positions: Tensor) -> Graph:
-        """positions (n_atoms, 3) -> their graph, edges within the model's cutoff."""
+        """positions (n_atoms, 3) -> their graph, whose edges may reach beyond the model's cutoff."""
         edge_index, edge_shift = self.neighbors(positions)
-        graph = Graph(positions, self.atomic_numbers, edge_index, edge_shift, self.cell, self.pbc, self.batch)
-        inside = (graph.edge_vectors().square().sum(1) < self.model.config.cutoff**2).nonzero().squeeze(1)
-        shift = None if edge_shift is None else edge_shift.index_select(0, inside)
-        return replace(graph, edge_index=edge_index.index_select(1, inside), edge_shift=shift)
+        return Graph(positions, self.atomic_numbers, edge_index, edge_shift, self.cell, self.pbc, self.batch)
 
     def evaluate(self, positions: Tensor) -> Evaluation:
         """positions (n_atoms, 3) -> energies, forces and the extrapolation signal.

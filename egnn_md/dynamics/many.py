@@ -33,7 +33,6 @@ class ModelSpec:
     """A shipped name or the path of a checkpoint."""
     device: str = "cpu"
     dtype: str = "float32"
-    compile: bool = False
 
     def load(self) -> Potential:
         """Raises CheckpointError; ValueError for other kinds of model."""
@@ -42,8 +41,6 @@ class ModelSpec:
         model = load(self.model, device=self.device, dtype=getattr(torch, self.dtype))
         if not isinstance(model, Potential):
             raise StructureError(f"{self.model} is a {type(model).__name__}; this needs a potential")
-        if self.compile:
-            model.compile_forces()
         return model
 
 

@@ -21,7 +21,7 @@ from egnn_md.dynamics.relax import relax
 from egnn_md.models.potential import Potential
 
 Make = Callable[..., Potential]
-pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.calculators.ase_calculator.ExtrapolationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
 
 
 def structures() -> list[Atoms]:
