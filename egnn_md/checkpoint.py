@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from importlib.resources import files
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from egnn_md.memory import keep_freed_memory
 from egnn_md.storage import write_whole
@@ -27,6 +29,9 @@ DTYPES: Final = {"float64": torch.float64, "float32": torch.float32}
 """Precisions that networks come in, by name."""
 MAX_FILE_BYTES: Final = 2 * 1024**3
 MAX_HEADER_BYTES: Final = 4 * 1024**2
+TABLES: Final = 2**20
+"""Numbers that a model may allocate beside its weights."""
+_MAKERS: Final = {torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.tensor, torch.zeros}
 _KEY: Final = "egnn_md"
 
 KINDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -157,12 +162,15 @@ def load(
 
 def _filled(path: Path, model_class: type[nn.Module], config: Any) -> nn.Module:
     """The model with the file's tensors, in their precision, on the CPU."""
-    with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in model_class(config).state_dict().items()}
     with safe_open(path, framework="pt") as archive:
         names = {_renamed(model_class, name): name for name in archive.keys()}  # noqa: SIM118 (no mapping)
         slices = {name: archive.get_slice(stored) for name, stored in names.items()}
         found = {name: tuple(part.get_shape()) for name, part in slices.items()}
+        room = sum(math.prod(shape) for shape in found.values())
+        # Initial weights must not disturb the caller's random numbers.
+        with torch.random.fork_rng(devices=[]), _Room(path, room + TABLES):
+            model = model_class(config)
+        expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         if found != expected:
             wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
             raise CheckpointError(f"{path}: tensors do not fit its configuration: {', '.join(wrong[:5])}")
@@ -170,12 +178,29 @@ def _filled(path: Path, model_class: type[nn.Module], config: Any) -> nn.Module:
         if precisions not in ({"F32"}, {"F64"}):
             raise CheckpointError(f"{path}: tensors must all be float32 or all float64, not {sorted(precisions)}")
         state = {name: archive.get_tensor(names[name]) for name in expected}
-    with torch.random.fork_rng(devices=[]):  # initial weights must not disturb the caller's random numbers
-        model = model_class(config)
     model.to(torch.float64 if precisions == {"F64"} else torch.float32).load_state_dict(state)
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise CheckpointError(f"{path} has weights that are not finite: its training diverged")
     return model
+
+
+class _Room(TorchFunctionMode):
+    """Within this context at most so many numbers are allocated: a configuration may ask for more than its file holds.
+
+    (On torch's "meta" device nothing would be allocated either, but that imports its compiler: seconds.)
+    """
+
+    def __init__(self, path: Path, room: int) -> None:
+        super().__init__()
+        self.path, self.room = path, room
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in _MAKERS:
+            self.room -= made.numel()
+            if self.room < 0:
+                raise CheckpointError(f"{self.path}: tensors do not fit its configuration, which asks for more")
+        return made
 
 
 def _renamed(model_class: type[nn.Module], name: str) -> str:

@@ -159,7 +159,7 @@ def test_huge_sizes_fail_fast_and_allocate_nothing(checkpoint_file: Path, tmp_pa
 
 
 def drop(state: dict[str, Tensor]) -> None:
-    del state["readout.0.weight"]
+    del state["network.readout.0.weight"]
 
 
 def add(state: dict[str, Tensor]) -> None:
@@ -167,19 +167,19 @@ def add(state: dict[str, Tensor]) -> None:
 
 
 def reshape(state: dict[str, Tensor]) -> None:
-    state["readout.0.weight"] = state["readout.0.weight"].reshape(-1)
+    state["network.readout.0.weight"] = state["network.readout.0.weight"].reshape(-1)
 
 
 def poison(state: dict[str, Tensor]) -> None:
-    state["readout.0.weight"][0, 0] = torch.nan
+    state["network.readout.0.weight"][0, 0] = torch.nan
 
 
 def overflow(state: dict[str, Tensor]) -> None:
-    state["readout.0.weight"][0, 0] = torch.inf
+    state["network.readout.0.weight"][0, 0] = torch.inf
 
 
 def mix(state: dict[str, Tensor]) -> None:
-    state["readout.0.weight"] = state["readout.0.weight"].float()
+    state["network.readout.0.weight"] = state["network.readout.0.weight"].float()
 
 
 def integers(state: dict[str, Tensor]) -> None:
@@ -189,9 +189,9 @@ def integers(state: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop, "readout.0.weight"),
+        (drop, "network.readout.0.weight"),
         (add, "backdoor"),
-        (reshape, "readout.0.weight"),
+        (reshape, "network.readout.0.weight"),
         (poison, "not finite"),
         (overflow, "not finite"),
         (mix, "float32"),
