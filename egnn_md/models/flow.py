@@ -38,7 +38,7 @@ from egnn_md.models.species import Species, check_elements
 from egnn_md.nn.layouts import EdgeList
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.radial import BesselBasis, cutoff_value, distance
-from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, VectorLayer, normalised
+from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, State, VectorLayer, normalised
 
 FORCE_SCALE: Final = 10.0
 """eV/Å: what f_ij is in units of, so that the last layer's weights are of order one."""
@@ -175,12 +175,11 @@ class FlowMap(nn.Module):
 
     def through_layers(self, features: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """h (n_atoms, hidden_dim) and v (n_atoms, 3, n_vectors) after all layers."""
-        h: Tensor = features
-        v: Tensor | None = None
+        state = State(features)
         for layer in self.layers:
-            h, v, _ = layer(h, v, [edges])
-        assert v is not None
-        return h, v
+            state, _ = layer(state, [edges])
+        assert state.v is not None
+        return state.h, state.v
 
     def _pair_terms(self, h: Tensor, v: Tensor, pairs: Tensor, directions: Tensor, radial: Tensor) -> Tensor:
         """f_ij and ε_ij before envelope and scale, (n_pairs, 2): the same from both ends."""

@@ -13,7 +13,7 @@ from egnn_md.models.terms import System, TermResult
 from egnn_md.nn.layouts import block_size
 from egnn_md.nn.ops import gather, silu_vjp
 from egnn_md.nn.pairs import PairFunctions, PairValues
-from egnn_md.nn.vector_layer import PairGradients, Tape, VectorLayer
+from egnn_md.nn.vector_layer import PairGradients, State, Tape, VectorLayer
 
 
 class NetworkTape(NamedTuple):
@@ -39,6 +39,7 @@ class Network(nn.Module):
         message_dim: int,
         n_layers: int,
         n_vectors: int,
+        n_tensors: int,
         n_radial: int,
         core_start: float,
         core_end: float,
@@ -46,8 +47,17 @@ class Network(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(len(elements), hidden_dim)
         sizes, last = (hidden_dim, message_dim, n_radial, n_vectors), n_layers - 1
-        self.layers = nn.ModuleList(VectorLayer(*sizes, first=k == 0, last=k == last) for k in range(n_layers))
-        self.pairs = PairFunctions(elements, cutoff=cutoff, n_radial=n_radial, core_start=core_start, core_end=core_end)
+        self.layers = nn.ModuleList(
+            VectorLayer(*sizes, first=k == 0, last=k == last, n_tensors=n_tensors) for k in range(n_layers)
+        )
+        self.pairs = PairFunctions(
+            elements,
+            cutoff=cutoff,
+            n_radial=n_radial,
+            core_start=core_start,
+            core_end=core_end,
+            quadrupoles=n_tensors > 0,
+        )
         self.readout = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 1))
 
     def forward(self, system: System) -> TermResult:
@@ -58,14 +68,14 @@ class Network(nn.Module):
         """Energies (n_atoms,) eV in float64, final features (n_atoms, hidden_dim), and what `gradient` needs."""
         blocks = self._blocks(system)
         edges = [block.edges for block in blocks]
-        h, v, tapes = gather(self.embedding.weight, system.species), None, []
+        state, tapes = State(gather(self.embedding.weight, system.species)), []
         for layer in self.layers:
-            h, v, tape = layer(h, v, edges)
+            state, tape = layer(state, edges)
             tapes.append(tape)
         first, _, second = self.readout
-        hidden = first(h)
+        hidden = first(state.h)
         energies = second(silu(hidden)).squeeze(-1).double()
-        return energies, h, NetworkTape(blocks, tapes, hidden)
+        return energies, state.h, NetworkTape(blocks, tapes, hidden)
 
     def _blocks(self, system: System) -> list[PairValues]:
         size, n_edges = block_size(system.vectors.device.type), system.vectors.shape[0]
@@ -78,11 +88,10 @@ class Network(nn.Module):
     def gradient(self, tape: NetworkTape) -> Tensor:
         """∂E/∂r_ij, (n_edges, 3) eV/Å, E the sum of all energies."""
         into, out = (part.weight for part in self.readout if isinstance(part, nn.Linear))
-        by_h = silu_vjp(out.expand(tape.hidden.shape[0], -1), tape.hidden) @ into
-        by_v: Tensor | None = None
+        by = State(silu_vjp(out.expand(tape.hidden.shape[0], -1), tape.hidden) @ into)
         by_pairs = [PairGradients() for _ in tape.blocks]
         for k in reversed(range(len(self.layers))):
-            by_h, by_v = self._layer(k).vjp(tape.layers[k], by_h, by_v, by_pairs, inputs=k > 0)
+            by = self._layer(k).vjp(tape.layers[k], by, by_pairs, inputs=k > 0)
         gradients = [block.gradient(by) for block, by in zip(tape.blocks, by_pairs, strict=True)]
         return torch.cat(gradients) if len(gradients) > 1 else gradients[0]
 

@@ -47,6 +47,8 @@ class PotentialConfig:
     message_dim: int = 64
     n_layers: int = 3
     n_vectors: int = 16
+    n_tensors: int = 0
+    """Channels of rank 2; files from before there were any have none."""
     n_radial: int = 20
     repulsion_reach: float = 1.5
     """Where the nuclear repulsion ends, in sums of covalent radii."""
@@ -67,6 +69,8 @@ class PotentialConfig:
             size = getattr(self, name)
             if type(size) is not int or not 1 <= size <= largest:
                 raise ValueError(f"{name} must be a whole number from 1 to {largest}, not {size!r}")
+        if type(self.n_tensors) is not int or not 0 <= self.n_tensors <= 4096:
+            raise ValueError(f"n_tensors must be a whole number from 0 to 4096, not {self.n_tensors!r}")
 
 
 class ForceCall(NamedTuple):
@@ -98,6 +102,7 @@ class Potential(nn.Module):
             message_dim=config.message_dim,
             n_layers=config.n_layers,
             n_vectors=config.n_vectors,
+            n_tensors=config.n_tensors,
             n_radial=config.n_radial,
             core_start=config.core_start,
             core_end=config.core_end,

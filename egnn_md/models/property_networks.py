@@ -15,7 +15,7 @@ from egnn_md.nn.egcl import EGCL, EdgeInput, NodeState
 from egnn_md.nn.layouts import EdgeList
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.radial import BesselBasis, cutoff_value, distance
-from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, VectorLayer, saturated
+from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, State, VectorLayer, saturated
 
 SUMS: Final = ("alpha", "zpve", "u0", "u298-u0", "h298-g298", "cv")
 """Readouts that are a sum over atoms."""
@@ -127,12 +127,13 @@ class VectorNetwork(nn.Module):
 
     def forward(self, molecules: MoleculeBatch) -> NetworkOutput:
         """See `MoleculeBatch`; edges are to reach `cutoff`. Outputs in the order of `READOUTS`."""
-        h, v = gather(self.embedding.weight, molecules.species), None
+        state = State(gather(self.embedding.weight, molecules.species))
         edges = self._edges(molecules)
         for layer in self.layers:
-            h, v, _ = layer(h, v, [edges])
+            state, _ = layer(state, [edges])
+        v = state.v
         assert v is not None
-        h = saturated(h, h.square(), BOUND)
+        h = saturated(state.h, state.h.square(), BOUND)
         atom = silu(self.atom(h))
         pooled = self._pool(atom, molecules)
         by_atom = self.atom_readout(atom)

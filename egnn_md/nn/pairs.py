@@ -19,6 +19,7 @@ from egnn_md.chemistry.elements import COVALENT_RADII
 from egnn_md.nn.constants import WithConstants
 from egnn_md.nn.layouts import EdgeList
 from egnn_md.nn.radial import BesselBasis, cutoff_envelope, soft_core
+from egnn_md.nn.symmetric import SymmetricSquare
 from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, PairGradients
 
 
@@ -35,20 +36,24 @@ class PairValues:
     """b', (n_edges, n_radial)."""
     envelope_slope: Tensor
     """f', (n_edges, 1)."""
+    square: SymmetricSquare | None
+    """What made the quadrupoles of `edges`."""
 
     def gradient(self, by: PairGradients) -> Tensor:
         """∂E/∂r_ij, (n_edges, n_dim) eV/Å, from the gradients by the values of `edges`."""
         assert by.by_directions is not None
         assert by.by_radial is not None
         assert by.by_weight is not None
-        direction = self.edges.directions.squeeze(-1)
+        direction, by_directions = self.edges.directions.squeeze(-1), by.by_directions
+        if by.by_quadrupoles is not None and self.square is not None:
+            by_directions = by_directions + self.square.vjp(by.by_quadrupoles, self.edges.directions)
         by_seen = torch.addcmul(
             (by.by_radial * self.radial_slope).sum(-1, keepdim=True),
             by.by_weight,
             self.envelope_slope,
             value=NEIGHBOR_SCALE,
         )
-        across = by.by_directions.squeeze(-1) / self.distances
+        across = by_directions.squeeze(-1) / self.distances
         along = by_seen * self.seen_slope - (across * direction).sum(-1, keepdim=True)
         return torch.addcmul(across, direction, along)
 
@@ -61,7 +66,14 @@ class PairFunctions(WithConstants):
     """
 
     def __init__(
-        self, elements: Sequence[int], *, cutoff: float, n_radial: int, core_start: float, core_end: float
+        self,
+        elements: Sequence[int],
+        *,
+        cutoff: float,
+        n_radial: int,
+        core_start: float,
+        core_end: float,
+        quadrupoles: bool = False,
     ) -> None:
         super().__init__()
         self.cutoff = cutoff
@@ -69,6 +81,7 @@ class PairFunctions(WithConstants):
         bonds = bond_lengths(elements)
         self.constant("core", torch.stack([core_start * bonds, core_end * bonds], -1).reshape(-1, 2))
         self.core: Tensor
+        self.square = SymmetricSquare(3) if quadrupoles else None
 
     def forward(
         self, directions: Tensor, distances: Tensor, kinds: Tensor, edge_index: Tensor, n_atoms: int
@@ -80,8 +93,11 @@ class PairFunctions(WithConstants):
         seen, seen_slope = soft_core(distances, start, end)
         radial, radial_slope = self.basis(seen)
         envelope, envelope_slope = cutoff_envelope(seen, self.cutoff)
-        edges = Edges(EdgeList(edge_index, n_atoms), directions.unsqueeze(-1), radial, envelope * NEIGHBOR_SCALE)
-        return PairValues(edges, distances, seen_slope, radial_slope, envelope_slope)
+        toward = directions.unsqueeze(-1)
+        quadrupoles = None if self.square is None else self.square(toward) - self.square.trace
+        layout = EdgeList(edge_index, n_atoms)
+        edges = Edges(layout, toward, radial, envelope * NEIGHBOR_SCALE, quadrupoles)
+        return PairValues(edges, distances, seen_slope, radial_slope, envelope_slope, self.square)
 
 
 def bond_lengths(elements: Sequence[int]) -> Tensor:

@@ -9,6 +9,13 @@ products with the edge and with each other, sees angles and dihedrals without sp
     h_i' = h_i + W_o n_i,   n_i = SiLU(W_n [h_i; Σ_j m_ij; ½⟨A v_i', B v_i'⟩])
     v_i'' = v_i' ∘ (1 + W_v n_i)
 
+and, at the price of a sum per atom, moments of rank 2 (n_tensors channels of symmetric matrices), which edges never
+read:
+
+    T_i' = T_i + Σ_j (r̂_ij ⊗ r̂_ij - 1/n) ⊗ W_3 m_ij,   T_i'' = T_i' ∘ (1 + W_T n_i)
+
+whose invariants ½⟨C T', D T'⟩ and aᵀ S a, a = F v', S = G T', stand beside those of the vectors in n_i.
+
 b is a radial basis, w the cutoff envelope over about the root of the number of neighbours; h enters normalised to unit
 mean square. The second linear map of the paper's φ_e is linear, so it is applied after the sum over j, inside W_n: per
 node instead of per edge.
@@ -30,11 +37,23 @@ from torch.nn.functional import linear, silu
 
 from egnn_md.nn.layouts import Layout
 from egnn_md.nn.ops import plus_product, silu_vjp
+from egnn_md.nn.symmetric import SymmetricSquare
 
 NEIGHBOR_SCALE = 0.25
 """1/sqrt(16): sums over about 16 neighbours start at order one."""
 NORM_FLOOR = 1e-3
 """Added to the mean square of h before h is divided by its root."""
+
+
+class State(NamedTuple):
+    """What layers hand on of each atom, or ∂E by it. None: nothing yet, or nobody reads it."""
+
+    h: Tensor
+    """Features, (n_atoms, hidden_dim)."""
+    v: Tensor | None = None
+    """Vectors, (n_atoms, n_dim, n_vectors)."""
+    t: Tensor | None = None
+    """Symmetric tensors, packed by `SymmetricSquare`, (n_atoms, n_components, n_tensors)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +67,8 @@ class Edges:
     """b(d_ij), (..., n_radial)."""
     weight: Tensor
     """w(d_ij), the envelope times `NEIGHBOR_SCALE`, (..., 1)."""
+    quadrupoles: Tensor | None = None
+    """r̂ ⊗ r̂ - 1/n, packed as by `SymmetricSquare`, (..., n_components, 1), for layers with tensors."""
 
 
 @dataclass(eq=False)
@@ -57,6 +78,7 @@ class PairGradients:
     by_directions: Tensor | None = None
     by_radial: Tensor | None = None
     by_weight: Tensor | None = None
+    by_quadrupoles: Tensor | None = None
 
 
 class Messages(NamedTuple):
@@ -75,6 +97,23 @@ class Messages(NamedTuple):
     v_neighbor: Tensor | None
     invariants: Tensor | None
     """[r̂·v_i; r̂·v_j; v_i·v_j] before the bound, (..., 3 n_vectors)."""
+    moment: Tensor | None
+    """W_3 m, (..., 1, n_tensors); None without tensors."""
+
+
+class TensorTape(NamedTuple):
+    """What the way back needs of the invariants of the tensors."""
+
+    tensors: Tensor
+    """T', packed, (n_atoms, n_components, n_tensors)."""
+    left: Tensor
+    right: Tensor
+    axes: Tensor
+    """a, (n_atoms, n_dim, n_tensors)."""
+    squares: Tensor
+    """a ⊗ a."""
+    forms: Tensor
+    """S."""
 
 
 class Tape(NamedTuple):
@@ -92,13 +131,17 @@ class Tape(NamedTuple):
     """v', (n_atoms, n_dim, n_vectors)."""
     left: Tensor
     right: Tensor
+    moments: TensorTape | None
     products: Tensor
-    """½⟨A v', B v'⟩ before the bound."""
+    """½⟨A v', B v'⟩ and the invariants of the tensors, before the bound."""
     node_hidden: Tensor
     scale: Tensor | None
     """W_v n, (n_atoms, 1, n_vectors); None in the last layer."""
     scaled: Tensor | None
     """v'' before the bound."""
+    tensor_scale: Tensor | None
+    tensor_scaled: Tensor | None
+    """The same of T."""
 
 
 def _linear(in_dim: int, out_dim: int, bias: bool = True, gain: float = 1.0) -> nn.Linear:
@@ -115,6 +158,7 @@ class VectorLayer(nn.Module):
     Parameters
     ----------
     hidden_dim: width of h. message_dim: width of m. n_radial: size of b(d). n_vectors: vector channels.
+    n_tensors: channels of rank 2; 0 does without. n_dim: of space, for layers with tensors.
     first: the layer that starts the vectors: it reads none. last: the layer whose vectors nobody reads.
     bound: lengths of vectors and their inner products saturate there. They feed on each other, layer after layer, and
         run away where no training molecule has been; so, since h enters normalised, all that a layer adds is bounded.
@@ -130,30 +174,42 @@ class VectorLayer(nn.Module):
         first: bool,
         last: bool,
         bound: float | None = None,
+        n_tensors: int = 0,
+        n_dim: int = 3,
     ) -> None:
         super().__init__()
-        self.n_vectors, self.first, self.last, self.bound = n_vectors, first, last, bound
+        self.n_vectors, self.n_tensors, self.first, self.last, self.bound = n_vectors, n_tensors, first, last, bound
         self.source = _linear(hidden_dim, message_dim)
         self.target = _linear(hidden_dim, message_dim, bias=False)
         self.radial = _linear(n_radial, message_dim, bias=False)
-        self.node_in = _linear(hidden_dim + message_dim + n_vectors, hidden_dim)
+        self.node_in = _linear(hidden_dim + message_dim + n_vectors + 2 * n_tensors, hidden_dim)
         self.node_out = _linear(hidden_dim, hidden_dim, gain=0.5)
-        self.gate = _linear(message_dim, n_vectors if first else 2 * n_vectors, bias=False)
+        self.gate_sizes = [n_vectors] * (1 if first else 2) + ([n_tensors] if n_tensors else [])
+        self.gate = _linear(message_dim, sum(self.gate_sizes), bias=False)
         self.read_left = _linear(n_vectors, n_vectors, bias=False)
         self.read_right = _linear(n_vectors, n_vectors, bias=False)
         if not last:
             self.vector_scale = _linear(hidden_dim, n_vectors, gain=0.1)
         if not first:
             self.geometry = _linear(3 * n_vectors, message_dim, bias=False, gain=0.3)
+        if n_tensors:
+            self.square = SymmetricSquare(n_dim)
+            self.tensor_left = _linear(n_tensors, n_tensors, bias=False)
+            self.tensor_right = _linear(n_tensors, n_tensors, bias=False)
+            self.tensor_axes = _linear(n_vectors, n_tensors, bias=False)
+            self.tensor_forms = _linear(n_tensors, n_tensors, bias=False)
+            if not last:
+                self.tensor_scale = _linear(hidden_dim, n_tensors, gain=0.1)
 
-    def forward(self, h: Tensor, v: Tensor | None, blocks: Sequence[Edges]) -> tuple[Tensor, Tensor | None, Tape]:
-        """h (n_atoms, hidden_dim), v (n_atoms, n_dim, n_vectors), None in the first layer -> the same, updated (v is
-        None after the last), and what `vjp` needs.
+    def forward(self, state: State, blocks: Sequence[Edges]) -> tuple[State, Tape]:
+        """The state, updated, and what `vjp` needs. Vectors and tensors are None before the first layer and after the
+        last.
         """
+        h, v, t = state
         normed, inverse_norm = normalised(h)
         source, target = self.source(normed), self.target(normed)
         aggregated: Tensor | None = None
-        vectors, kept = v, []
+        vectors, tensors, kept = v, t, []
         for edges in blocks:
             message, messages = self._messages(source, target, v, edges)
             aggregated = edges.layout.to_centre(message, aggregated)
@@ -161,30 +217,52 @@ class VectorLayer(nn.Module):
             if messages.v_neighbor is not None and messages.across is not None:
                 sent = torch.addcmul(sent, messages.v_neighbor, messages.across)
             vectors = edges.layout.to_centre(sent, vectors)
+            if messages.moment is not None and edges.quadrupoles is not None:
+                tensors = edges.layout.to_centre(edges.quadrupoles * messages.moment, tensors)
             if len(blocks) == 1:
                 kept.append(messages)
         assert aggregated is not None
         assert vectors is not None
         left, right = self.read_left(vectors), self.read_right(vectors)
         products = 0.5 * (left * right).sum(-2)
+        moments = None
+        if tensors is not None:
+            moments, of_tensors = self._tensor_invariants(vectors, tensors)
+            products = torch.cat([products, *of_tensors], -1)
         node_hidden = self.node_in(torch.cat([normed, aggregated, self._bounded(products)], -1))
         node = silu(node_hidden)
         h = h + self.node_out(node)
-        scale = scaled = v_out = None
+        v_scale = v_scaled = v_out = t_scale = t_scaled = t_out = None
         if not self.last:
-            scale = self.vector_scale(node).unsqueeze(1)
-            scaled = v_out = torch.addcmul(vectors, vectors, scale)
-            if self.bound is not None:
-                v_out = saturated(scaled, scaled.square().sum(-2, keepdim=True), self.bound)
+            v_scale, v_scaled, v_out = self._scaled(vectors, self.vector_scale(node))
+            if tensors is not None:
+                t_scale, t_scaled, t_out = self._scaled(tensors, self.tensor_scale(node))
         inputs = (blocks, kept, normed, inverse_norm, source, target, v)
-        return h, v_out, Tape(*inputs, vectors, left, right, products, node_hidden, scale, scaled)
+        read = (vectors, left, right, moments, products, node_hidden)
+        return State(h, v_out, t_out), Tape(*inputs, *read, v_scale, v_scaled, t_scale, t_scaled)
+
+    def _scaled(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x ∘ (1 + scale): the scale as it is multiplied, the product, and the product bounded."""
+        scale = scale.unsqueeze(1)
+        scaled = torch.addcmul(x, x, scale)
+        if self.bound is None:
+            return scale, scaled, scaled
+        return scale, scaled, saturated(scaled, scaled.square().sum(-2, keepdim=True), self.bound)
+
+    def _tensor_invariants(self, vectors: Tensor, tensors: Tensor) -> tuple[TensorTape, tuple[Tensor, Tensor]]:
+        """½⟨C T', D T'⟩ and aᵀ S a, (n_atoms, n_tensors) each."""
+        left, right = self.tensor_left(tensors), self.tensor_right(tensors)
+        axes, forms = self.tensor_axes(vectors), self.tensor_forms(tensors)
+        squares = self.square(axes)
+        tape = TensorTape(tensors, left, right, axes, squares, forms)
+        return tape, (0.5 * (left * right).sum(-2), (forms * squares).sum(-2))
 
     def _messages(self, source: Tensor, target: Tensor, v: Tensor | None, edges: Edges) -> tuple[Tensor, Messages]:
         """m_ij, and how it came about."""
         layout = edges.layout
         hidden = layout.at_centre(source) + layout.at_neighbor(target)
         hidden = plus_product(hidden, edges.radial, self.radial.weight.mT)
-        v_centre = v_neighbor = invariants = across = None
+        v_centre = v_neighbor = invariants = None
         if v is not None and not self.first:
             v_centre, v_neighbor = layout.at_centre(v), layout.at_neighbor(v)
             along_edge = [(edges.directions * v_end).sum(-2) for v_end in (v_centre, v_neighbor)]
@@ -192,38 +270,46 @@ class VectorLayer(nn.Module):
             hidden = plus_product(hidden, self._bounded(invariants), self.geometry.weight.mT)
         activated = silu(hidden)
         message = activated * edges.weight
-        along = linear(message, self.gate.weight).unsqueeze(-2)
-        if invariants is not None:
-            along, across = along.chunk(2, -1)
-        return message, Messages(hidden, activated, along, across, v_centre, v_neighbor, invariants)
+        gates = list(torch.split(linear(message, self.gate.weight).unsqueeze(-2), self.gate_sizes, -1))
+        moment = gates.pop() if self.n_tensors else None
+        along, across = gates[0], None if self.first else gates[1]
+        return message, Messages(hidden, activated, along, across, v_centre, v_neighbor, invariants, moment)
 
     def vjp(
         self,
         tape: Tape,
-        by_h: Tensor,
-        by_v: Tensor | None,
+        by: State,
         by_pairs: Sequence[PairGradients],
         *,
         inputs: bool = True,
-    ) -> tuple[Tensor, Tensor | None]:
-        """∂E by h and v before the layer, from ∂E by those after it (by_v None: nobody read them).
+    ) -> State:
+        """∂E by the state before the layer, from ∂E by that after it (None: nobody read it).
 
         What goes to the edges is added to `by_pairs`, one for each block. `inputs` False: nothing before this layer
         depends on positions, and what comes back means nothing.
         """
+        by_h = by.h
         by_node = by_h @ self.node_out.weight
-        by_vectors = None
-        if by_v is not None and tape.scale is not None and tape.scaled is not None:
-            if self.bound is not None:
-                by_v = saturated_vjp(by_v, tape.scaled, self.bound)
+        by_vectors = by_tensors = None
+        if by.v is not None and tape.scale is not None and tape.scaled is not None:
+            by_v = by.v if self.bound is None else saturated_vjp(by.v, tape.scaled, self.bound)
             by_vectors = torch.addcmul(by_v, by_v, tape.scale)
             by_node = plus_product(by_node, (by_v * tape.vectors).sum(-2), self.vector_scale.weight)
+        if by.t is not None and tape.tensor_scale is not None and tape.tensor_scaled is not None:
+            assert tape.moments is not None
+            by_t = by.t if self.bound is None else saturated_vjp(by.t, tape.tensor_scaled, self.bound)
+            by_tensors = torch.addcmul(by_t, by_t, tape.tensor_scale)
+            by_node = plus_product(by_node, (by_t * tape.moments.tensors).sum(-2), self.tensor_scale.weight)
         by_parts = silu_vjp(by_node, tape.node_hidden) @ self.node_in.weight
-        sizes = [by_h.shape[1], tape.source.shape[1], self.n_vectors]
+        sizes = [by_h.shape[1], tape.source.shape[1], self.n_vectors + 2 * self.n_tensors]
         by_normed, by_aggregated, by_products = by_parts.split_with_sizes(sizes, -1)
-        half = (0.5 * self._bounded_vjp(by_products, tape.products)).unsqueeze(-2)
+        by_products = self._bounded_vjp(by_products, tape.products)
+        half = (0.5 * by_products[:, : self.n_vectors]).unsqueeze(-2)
         read = (tape.right * half) @ self.read_left.weight + (tape.left * half) @ self.read_right.weight
         by_vectors = read if by_vectors is None else by_vectors + read
+        if tape.moments is not None:
+            more, by_tensors = self._tensor_invariants_vjp(by_products[:, self.n_vectors :], tape.moments, by_tensors)
+            by_vectors = by_vectors + more
         by_source: Tensor | None = None
         by_target: Tensor | None = None
         by_v_in = by_vectors
@@ -232,7 +318,9 @@ class VectorLayer(nn.Module):
                 messages = tape.messages[k]
             else:
                 _, messages = self._messages(tape.source, tape.target, tape.v_in, edges)
-            by_hidden, by_centre, by_neighbor = self._edges_vjp(edges, messages, by_aggregated, by_vectors, by_pairs[k])
+            by_hidden, by_centre, by_neighbor = self._edges_vjp(
+                edges, messages, by_aggregated, by_vectors, by_tensors, by_pairs[k]
+            )
             if inputs:
                 by_source = edges.layout.to_centre(by_hidden, by_source)
                 by_target = edges.layout.to_neighbor(by_hidden, by_target)
@@ -242,18 +330,42 @@ class VectorLayer(nn.Module):
             by_normed = torch.addmm(by_normed, by_source, self.source.weight)
             by_normed = plus_product(by_normed, by_target, self.target.weight)
             by_h = by_h + normalised_vjp(by_normed, tape.normed, tape.inverse_norm)
-        return by_h, None if self.first else by_v_in
+        return State(by_h) if self.first else State(by_h, by_v_in, by_tensors)
+
+    def _tensor_invariants_vjp(
+        self, by: Tensor, tape: TensorTape, by_tensors: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """∂E by v', and by T' with what is there already."""
+        by_inner, by_forms = (part.unsqueeze(-2) for part in by.chunk(2, -1))
+        half = 0.5 * by_inner
+        more = (tape.right * half) @ self.tensor_left.weight + (tape.left * half) @ self.tensor_right.weight
+        more = more + (tape.squares * by_forms) @ self.tensor_forms.weight
+        by_axes = self.square.vjp(tape.forms * by_forms, tape.axes)
+        return by_axes @ self.tensor_axes.weight, more if by_tensors is None else by_tensors + more
 
     def _edges_vjp(
-        self, edges: Edges, messages: Messages, by_aggregated: Tensor, by_vectors: Tensor, by_pairs: PairGradients
+        self,
+        edges: Edges,
+        messages: Messages,
+        by_aggregated: Tensor,
+        by_vectors: Tensor,
+        by_tensors: Tensor | None,
+        by_pairs: PairGradients,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Through one block: ∂E by W_s h_i + W_t h_j, by v_i and by v_j of each edge."""
         by_sent = edges.layout.at_centre(by_vectors)
-        by_gates = (by_sent * edges.directions).sum(-2)
+        by_gates = [(by_sent * edges.directions).sum(-2)]
         by_directions = by_sent * messages.along
         if messages.v_neighbor is not None:
-            by_gates = torch.cat([by_gates, (by_sent * messages.v_neighbor).sum(-2)], -1)
-        by_message = plus_product(edges.layout.at_centre(by_aggregated), by_gates, self.gate.weight)
+            by_gates.append((by_sent * messages.v_neighbor).sum(-2))
+        if by_tensors is not None and edges.quadrupoles is not None and messages.moment is not None:
+            by_moments = edges.layout.at_centre(by_tensors)
+            by_gates.append((by_moments * edges.quadrupoles).sum(-2))
+            by_quadrupoles = (by_moments * messages.moment).sum(-1, keepdim=True)
+            before = by_pairs.by_quadrupoles
+            by_pairs.by_quadrupoles = by_quadrupoles if before is None else before + by_quadrupoles
+        by_gate = torch.cat(by_gates, -1) if len(by_gates) > 1 else by_gates[0]
+        by_message = plus_product(edges.layout.at_centre(by_aggregated), by_gate, self.gate.weight)
         by_weight = (by_message * messages.activated).sum(-1, keepdim=True)
         by_hidden = silu_vjp(by_message * edges.weight, messages.hidden)
         by_centre = by_neighbor = None

@@ -149,7 +149,7 @@ def build_model(config: PotentialRun, frames: Frames) -> Potential:
     unknown = set(elements) - set(start.config.elements)
     if unknown:
         raise ConfigError(f"init_from {config.init_from!r} does not know {symbols(sorted(unknown))} of the data")
-    core = config.model.model_dump(include=config.model.model_fields_set & {"core_start", "core_end"})
+    core = config.model.model_dump(include=config.model.model_fields_set & {"repulsion_reach", "core_start", "core_end"})
     model = Potential(replace(_shifted(start.config, frames), **core)).to(dtype)
     model.load_state_dict(start.state_dict())
     return model

@@ -29,11 +29,14 @@ class PotentialModelConfig(Section):
     message_dim: Width = 64
     n_layers: Depth = 3
     n_vectors: Width = 16
+    n_tensors: int = Field(16, ge=0, le=4096)
+    """Channels of rank 2; 0 does without."""
     n_radial: Width = 20
+    repulsion_reach: float = Field(0.85, gt=0)
     core_start: float = Field(0.5, gt=0)
-    core_end: float = Field(0.75, gt=0)
-    """Sums of covalent radii; see `PotentialConfig`. With init_from the only keys of [model] that count: they have no
-    weights."""
+    core_end: float = Field(0.7, gt=0)
+    """Sums of covalent radii; see `PotentialConfig`. With init_from these three are the only keys of [model] that count:
+    they have no weights."""
 
 
 class PotentialTrainingConfig(TrainingConfig):
