@@ -1,6 +1,6 @@
 """Use an installed egnn-md as its users do: from Python and from the command line, in the working directory.
 
-    python smoke.py PATH/TO/egnn-md
+python smoke.py PATH/TO/egnn-md
 """
 
 from __future__ import annotations

@@ -70,6 +70,9 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
     """Parsed options, with torch's threads set; a missing data folder ends the script with a message."""
     import torch
 
+    from egnn_md.memory import keep_freed_memory
+
+    keep_freed_memory()
     options = parser.parse_args(arguments)
     if "data" in options and (options.data is None or not options.data.is_dir()):
         parser.error(f"no data folder {options.data}: give --data FOLDER or set EGNN_MD_DATA")

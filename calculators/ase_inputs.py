@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 
-TOTAL_CHARGE_TOLERANCE: Final = 0.01
-"""e: partial charges rounded to a few digits do not make an ion."""
+from egnn_md.chemistry.structures import NEUTRAL
 
 
 class AtomsInputs:
@@ -41,7 +40,7 @@ class AtomsInputs:
                 f"atoms.info['spin'] (the multiplicity 2S+1) is {info['spin']}: this model describes closed shells "
                 "(multiplicity 1) only"
             )
-        if self.charges is not None and not abs(self.charges.sum()) <= TOTAL_CHARGE_TOLERANCE:
+        if self.charges is not None and not abs(self.charges.sum()) <= NEUTRAL:
             raise ValueError(
                 f"the initial charges add up to {self.charges.sum():g} e: this model describes neutral structures "
                 "only; if they mean nothing, remove them: atoms.set_initial_charges(None)"

@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from ase.outputs import Properties, all_outputs
 
 from egnn_md.checkpoint import load
+from egnn_md.chemistry.structures import structure_of
 from egnn_md.chemistry.targets import BY_NAME, MEV_PER_HARTREE
-from egnn_md.model_source import parse_device, parse_dtype
 from egnn_md.models.property import FAR, PropertyModel
+from egnn_md.options import parse_device, parse_dtype
 from egnn_md.predict import ExtrapolationWarning
 
 
@@ -45,6 +47,17 @@ class EGNNPropertyCalculator(Calculator):  # type: ignore[misc]
         if not {"u0", "zpve"} <= set(network.config.targets):
             raise ValueError(f"{model} predicts no energy (u0 and zpve): use its predict()")
         self.model = network
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last calculation: ASE's list, and "info" for a charge, spin or period."""
+        changes: list[str] = super().check_state(atoms, tol=tol)
+        if self.atoms is not None and structure_of(self.atoms).unfit != structure_of(atoms).unfit:
+            changes.append("info")
+        return changes
+
+    def export_properties(self) -> Properties:
+        """The results that ASE has names for."""
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
     def calculate(
         self,

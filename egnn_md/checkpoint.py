@@ -21,12 +21,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from egnn_md.memory import keep_freed_memory
+from egnn_md.options import DTYPES
 from egnn_md.storage import write_whole
 
 FORMAT_VERSION: Final = 1
-DTYPES: Final = {"float64": torch.float64, "float32": torch.float32}
-"""Precisions that networks come in, by name."""
 MAX_FILE_BYTES: Final = 2 * 1024**3
 MAX_HEADER_BYTES: Final = 4 * 1024**2
 TABLES: Final = 2**20
@@ -145,10 +143,8 @@ def load(
     """A model ready to predict, from a shipped name or a path.
 
     `dtype` torch.float32 or torch.float64, or their names, is the precision of the network; None keeps the file's.
-    Weights do not require gradients. Raises CheckpointError. The process keeps freed memory from here on, see
-    `egnn_md.memory`.
+    Weights do not require gradients. Raises CheckpointError.
     """
-    keep_freed_memory()
     name = str(dtype).removeprefix("torch.")
     if dtype is not None and name not in DTYPES:
         raise CheckpointError(f"dtype must be float32 or float64, not {dtype}")

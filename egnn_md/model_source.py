@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from egnn_md import checkpoint
-from egnn_md.checkpoint import DTYPES
 from egnn_md.models.potential import Potential
 
 
@@ -51,22 +50,3 @@ class ModelSource:
         if not isinstance(model, Potential):
             raise ValueError(f"{self.label} holds a {type(model).__name__}; an engine needs a Potential")
         return model
-
-
-def parse_device(device: str | torch.device) -> torch.device:
-    """Raises ValueError for a device that torch does not know or does not see."""
-    try:
-        parsed = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"unknown device {device!r}: use 'cpu' or 'cuda'") from error
-    if parsed.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r} asked for, but torch sees no CUDA device here: use device='cpu'")
-    return parsed
-
-
-def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """Raises ValueError for anything but float64 and float32."""
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise ValueError(f"unknown dtype {str(dtype)!r}: use 'float64' or 'float32'")
-    return DTYPES[name]

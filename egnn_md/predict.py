@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from egnn_md.chemistry.elements import CLOSEST_PAIR
 from egnn_md.graph import Graph, Prediction
-from egnn_md.model_source import ModelSource, parse_device, parse_dtype
+from egnn_md.model_source import ModelSource
 from egnn_md.models.potential import Potential
 from egnn_md.neighbors import GraphBuilder
 from egnn_md.neighbors.lists import DEFAULT_SKIN
+from egnn_md.options import parse_device, parse_dtype
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -18,9 +18,7 @@ Make = Callable[..., Potential]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_round_trip_is_exact_to_the_last_bit(
-    random_potential: Make, tmp_path: Path, dtype: torch.dtype
-) -> None:
+def test_round_trip_is_exact_to_the_last_bit(random_potential: Make, tmp_path: Path, dtype: torch.dtype) -> None:
     reference = (-13.587222780835477, -1029.1, -1.0, 0.1, 3.3)
     model = random_potential(dtype=dtype, reference_energies=reference)
     save(model, tmp_path / "model.safetensors")

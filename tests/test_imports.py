@@ -14,7 +14,7 @@ import egnn_md
 
 PACKAGE = Path(egnn_md.__file__).parent
 LAYERS = [
-    {"chemistry", "hessian", "memory", "storage"},
+    {"chemistry", "hessian", "memory", "options", "storage"},
     {"graph"},
     {"neighbors"},
     {"nn"},

@@ -53,3 +53,22 @@ def test_memory_is_kept_for_the_next_call() -> None:
 def test_the_environment_decides(environment: dict[str, str]) -> None:
     kept, _ = run(**environment)
     assert kept == "False"
+
+
+def test_loading_a_model_leaves_the_allocator_alone_and_the_command_line_does_not() -> None:
+    """What the process does with its memory is the program's choice, not the library's."""
+    code = """
+from egnn_md import load, shipped_models
+from egnn_md.calculators import EGNNCalculator
+from egnn_md.memory import keep_freed_memory
+for name in shipped_models():
+    load(name)
+if "organic-xtb" in shipped_models():
+    EGNNCalculator("organic-xtb")
+import egnn_md.cli
+before = keep_freed_memory.cache_info().currsize
+egnn_md.cli.main(["models", "--json"])
+print(before, keep_freed_memory.cache_info().currsize)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=CLEAN, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 1"

@@ -24,6 +24,7 @@ from egnn_md.cli import (
     train,
 )
 from egnn_md.cli.outcome import plain_warnings, report_error
+from egnn_md.memory import keep_freed_memory
 
 app = typer.Typer(
     add_completion=False,
@@ -89,6 +90,7 @@ app.command("models")(models.models)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `egnn-md` with these arguments (sys.argv's if None); exits with a code other than 0 if something is wrong."""
+    keep_freed_memory()
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     with plain_warnings():
         try:

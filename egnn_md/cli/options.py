@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads of torch.", show_default="torch's choice")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
-DTYPES = ("float32", "float64")
 
 
 def set_threads(threads: int | None) -> None:
@@ -27,26 +26,23 @@ def set_threads(threads: int | None) -> None:
 
 
 def parse_dtype(name: str) -> torch.dtype:
-    """Raises UserError for anything but float32 and float64."""
-    import torch
+    """See `egnn_md.options.parse_dtype`. Raises UserError."""
+    from egnn_md import options
 
-    if name not in DTYPES:
-        raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, not {name!r}")
-    return torch.float32 if name == "float32" else torch.float64
+    try:
+        return options.parse_dtype(name)
+    except options.OptionError as error:
+        raise UserError(f"--dtype: {error}") from None
 
 
 def check_device(name: str) -> None:
-    """Raises UserError for a device that torch does not know or does not see."""
-    import torch
+    """See `egnn_md.options.parse_device`. Raises UserError."""
+    from egnn_md import options
 
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device must be cpu or cuda, not {name!r}") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device must be cpu or cuda, not {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: torch sees no such GPU here; use --device cpu")
+        options.parse_device(name)
+    except options.OptionError as error:
+        raise UserError(f"--device: {error}") from None
 
 
 def make_calculator(model: str, device: str, dtype: str, compile: bool = False) -> Any:

@@ -10,18 +10,22 @@ LARGEST: Final = {
     "message_dim": 4096,
     "embedding_dim": 4096,
     "n_vectors": 4096,
+    "n_tensors": 4096,
     "n_radial": 4096,
     "n_layers": 100,
 }
 """Of each size: more than any sensible model has, and little enough to be made in no time."""
 
+OPTIONAL: Final = ("n_tensors",)
+"""Sizes that may be 0."""
+
 
 def check_sizes(config: Any) -> None:
     """Raise ValueError unless each size of `LARGEST` that the configuration has is a whole number within its bound."""
     for name, largest in LARGEST.items():
-        size = getattr(config, name, 1)
-        if type(size) is not int or not 1 <= size <= largest:
-            raise ValueError(f"{name} must be a whole number from 1 to {largest}, not {size!r}")
+        size, smallest = getattr(config, name, 1), 0 if name in OPTIONAL else 1
+        if type(size) is not int or not smallest <= size <= largest:
+            raise ValueError(f"{name} must be a whole number from {smallest} to {largest}, not {size!r}")
 
 
 def check_positive(config: Any, *names: str) -> None:

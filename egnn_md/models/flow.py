@@ -33,7 +33,7 @@ from torch.nn.functional import silu
 
 from egnn_md.chemistry.molecules import bond_pattern
 from egnn_md.chemistry.units import FS_PER_TIME_UNIT
-from egnn_md.models.potential import LARGEST
+from egnn_md.models.bounds import check_sizes
 from egnn_md.models.species import Species, check_elements
 from egnn_md.nn.layouts import EdgeList
 from egnn_md.nn.ops import gather, segment_sum
@@ -79,10 +79,7 @@ class FlowConfig:
         for name in ("longest_substep", "cutoff"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a positive number, not {getattr(self, name)!r}")
-        for name, largest in LARGEST.items():
-            size = getattr(self, name)
-            if type(size) is not int or not 1 <= size <= largest:
-                raise ValueError(f"{name} must be a whole number from 1 to {largest}, not {size!r}")
+        check_sizes(self)
 
 
 class FlowMap(nn.Module):

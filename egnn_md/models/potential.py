@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from egnn_md.graph import Graph, Prediction
+from egnn_md.models.bounds import check_sizes
 from egnn_md.models.network import Network
 from egnn_md.models.species import Species, check_elements
 from egnn_md.models.terms import EnergyTerm, NuclearRepulsion, ReferenceEnergies, System, TermResult
 from egnn_md.nn.familiarity import Familiarity
 from egnn_md.nn.ops import segment_sum
 
-LARGEST = {"hidden_dim": 4096, "message_dim": 4096, "n_vectors": 4096, "n_radial": 4096, "n_layers": 100}
 """Limits of each size: a damaged or hostile configuration fails before anything is allocated."""
 
 
@@ -65,12 +65,7 @@ class PotentialConfig:
             raise ValueError("cutoff (Å) must be positive, and all energies finite numbers")
         if not 0 < self.core_start < self.core_end < self.repulsion_reach < math.inf:
             raise ValueError("0 < core_start < core_end < repulsion_reach must hold, all in sums of covalent radii")
-        for name, largest in LARGEST.items():
-            size = getattr(self, name)
-            if type(size) is not int or not 1 <= size <= largest:
-                raise ValueError(f"{name} must be a whole number from 1 to {largest}, not {size!r}")
-        if type(self.n_tensors) is not int or not 0 <= self.n_tensors <= 4096:
-            raise ValueError(f"n_tensors must be a whole number from 0 to 4096, not {self.n_tensors!r}")
+        check_sizes(self)
 
 
 class ForceCall(NamedTuple):

@@ -19,11 +19,20 @@ from typing import Any, Final, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from egnn_md.chemistry.elements import MASSES
 from egnn_md.chemistry.structures import Structure, batches, structures_of
 from egnn_md.chemistry.targets import BY_NAME, NAMES, RT, unit_of
 from egnn_md.chemistry.units import ANGSTROM_PER_BOHR
 from egnn_md.graph import Graph
-from egnn_md.models.property_networks import READOUTS, MoleculeBatch, NetworkOutput, PaperNetwork, VectorNetwork
+from egnn_md.models.bounds import check_sizes
+from egnn_md.models.property_networks import (
+    N_HEADS,
+    READOUTS,
+    MoleculeBatch,
+    NetworkOutput,
+    PaperNetwork,
+    VectorNetwork,
+)
 from egnn_md.models.species import Species, check_elements
 from egnn_md.neighbors import molecules_graph
 from egnn_md.nn.bond_lengths import BondLengths
@@ -31,13 +40,12 @@ from egnn_md.nn.familiarity import Familiarity
 from egnn_md.nn.ops import segment_sum
 
 Network = Literal["vectors", "paper"]
-LARGEST: Final = {"hidden_dim": 4096, "message_dim": 4096, "n_vectors": 4096, "n_radial": 4096, "n_layers": 100}
+SIZES: Final = ("hidden_dim", "message_dim", "n_vectors", "n_radial", "n_layers")
+"""Of network "vectors"."""
 FAR: Final = 1.5
 """Extrapolation from which a geometry is called far from the training data."""
 _READOUT_OF: Final = {"gap": "lumo", "u298": "u0", "h298": "u0", "g298": "u0"}
 """Readout whose scale is that of a derived property."""
-MASSES: Final = {1: 1.008, 6: 12.011, 7: 14.007, 8: 15.999, 9: 18.998}
-"""amu; the origin of R² and of the dipole moment is the centre of mass."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +89,9 @@ class PropertyConfig:
         numbers = (self.cutoff, *self.offsets, *self.scales, *self.references)
         if not all(math.isfinite(number) for number in numbers) or self.cutoff <= 0 or min(self.scales) < 0:
             raise ValueError("cutoff (Å) must be positive, scales not negative, and all of them finite numbers")
-        for name, largest in LARGEST.items():
-            size = getattr(self, name)
-            if type(size) is not int or not 1 <= size <= largest:
-                raise ValueError(f"{name} must be a whole number from 1 to {largest}, not {size!r}")
+        check_sizes(self)
+        if self.network == "vectors" and self.hidden_dim % N_HEADS:
+            raise ValueError(f"hidden_dim must be a multiple of {N_HEADS}, not {self.hidden_dim}")
 
     @property
     def n_outputs(self) -> int:
@@ -124,7 +131,7 @@ class PropertyModel(nn.Module):
             )
             self.error_model = None
         else:
-            sizes = {name: getattr(config, name) for name in LARGEST}
+            sizes = {name: getattr(config, name) for name in SIZES}
             self.network = VectorNetwork(n_elements, cutoff=config.cutoff, **sizes)
             self.error_model = _error_model(self.network.pooled_dim, config.hidden_dim, n_targets)
             self.register_buffer("calibration", torch.ones(n_targets))
@@ -132,7 +139,7 @@ class PropertyModel(nn.Module):
         self.familiarity = Familiarity(config.hidden_dim, n_elements)
         self.bond_lengths = BondLengths(config.elements)
         self.species = Species(config.elements)
-        masses = torch.tensor([MASSES.get(z, 2.0 * z) for z in config.elements], dtype=torch.float64)
+        masses = torch.tensor([MASSES[z] for z in config.elements], dtype=torch.float64)
         self._constants = {"masses": masses, **_normalisation(config)}
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:

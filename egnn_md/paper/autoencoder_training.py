@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from egnn_md.checkpoint import load
 from egnn_md.data.frames import DataError
 from egnn_md.nn.compilation import CompiledModule
+from egnn_md.options import DTYPES
 from egnn_md.paper import random_graphs
 from egnn_md.paper.autoencoder import Encoder, GraphAutoencoder, GraphAutoencoderConfig, GraphInput
 from egnn_md.paper.autoencoder_metrics import (
@@ -88,7 +89,7 @@ class AutoencoderTask:
     @property
     def dtype(self) -> torch.dtype:
         """Of the network and its noise."""
-        return cast(torch.dtype, getattr(torch, self.config.training.dtype))
+        return DTYPES[self.config.training.dtype]
 
     def build_model(self) -> nn.Module:
         model = GraphAutoencoder(GraphAutoencoderConfig(**self.config.model.model_dump()))

@@ -31,6 +31,7 @@ from egnn_md.data.flow import Segments, read_segments
 from egnn_md.data.frames import DataError
 from egnn_md.models.flow import FlowConfig, FlowMap
 from egnn_md.nn.ops import segment_sum
+from egnn_md.options import DTYPES
 from egnn_md.training.config import ConfigError, DataConfig, Depth, RunConfig, Section, TrainingConfig, Width
 from egnn_md.training.flow_segments import FlowBatch, FlowBatches, SampleOf
 from egnn_md.training.task import LearningCurve
@@ -165,7 +166,7 @@ class FlowTask:
 
     def build_model(self) -> FlowMap:
         elements = tuple(int(z) for z in np.unique(self.segments.atomic_numbers))
-        dtype = cast(torch.dtype, getattr(torch, self.config.training.dtype))
+        dtype = DTYPES[self.config.training.dtype]
         if self.config.init_from is None:
             settings = self.config.model.model_dump()
             references = _references(self.sides["train"], elements)

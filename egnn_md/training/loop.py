@@ -18,7 +18,6 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from egnn_md.checkpoint import read_header, resolve, save, shipped_models
 from egnn_md.data.frames import DataError
-from egnn_md.memory import keep_freed_memory
 from egnn_md.storage import Hold, refuse_links, sha256, write_json, write_whole
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig
 from egnn_md.training.sampling import StepBatch, StepSampler
@@ -142,7 +141,6 @@ def _run(config: RunConfig, init_from: str | None, data_files: list[Path], folde
     from egnn_md.training.module import TaskModule
     from egnn_md.training.run_folder import CsvLog, KeepBest, Resumable
 
-    keep_freed_memory()
     settings = config.training
     task = task_class(config.task)(config.model_copy(update={"init_from": init_from}), data_files)
     torch.manual_seed(config.seed)

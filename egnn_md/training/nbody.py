@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -23,6 +23,7 @@ from egnn_md.models.propagator import (
     VelocityEGNN,
     VelocityEGNNConfig,
 )
+from egnn_md.options import DTYPES
 from egnn_md.training.config import ConfigError, DataConfig, Depth, RunConfig, Section, TrainingConfig, Width
 from egnn_md.training.task import LearningCurve
 
@@ -135,7 +136,7 @@ class NBodyTask:
     @property
     def dtype(self) -> torch.dtype:
         """Of the network and its data."""
-        return cast(torch.dtype, getattr(torch, self.config.training.dtype))
+        return DTYPES[self.config.training.dtype]
 
     def build_model(self) -> nn.Module:
         settings = self.config.model

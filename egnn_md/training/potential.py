@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from egnn_md.data.split import assign_split
 from egnn_md.evaluation.labels import absolute_errors
 from egnn_md.evaluation.potential import evaluate, plot_parity
 from egnn_md.models.potential import Potential, PotentialConfig
+from egnn_md.options import DTYPES
 from egnn_md.training.config import ConfigError, RunConfig
 from egnn_md.training.potential_config import PotentialDataConfig, PotentialRun
 from egnn_md.training.potential_loss import PotentialLoss
@@ -139,7 +140,7 @@ def reference_energies(frames: Frames, elements: tuple[int, ...]) -> tuple[float
 def build_model(config: PotentialRun, frames: Frames) -> Potential:
     """A new model for the elements of the data, or the one of `init_from` to go on from."""
     elements = tuple(int(z) for z in np.unique(frames.atomic_numbers))
-    dtype = cast(torch.dtype, getattr(torch, config.training.dtype))
+    dtype = DTYPES[config.training.dtype]
     if config.init_from is None:
         settings = config.model.model_dump()
         return Potential(PotentialConfig(elements, reference_energies(frames, elements), **settings)).to(dtype)
@@ -149,7 +150,8 @@ def build_model(config: PotentialRun, frames: Frames) -> Potential:
     unknown = set(elements) - set(start.config.elements)
     if unknown:
         raise ConfigError(f"init_from {config.init_from!r} does not know {symbols(sorted(unknown))} of the data")
-    core = config.model.model_dump(include=config.model.model_fields_set & {"repulsion_reach", "core_start", "core_end"})
+    given = config.model.model_fields_set & {"repulsion_reach", "core_start", "core_end"}
+    core = config.model.model_dump(include=given)
     model = Potential(replace(_shifted(start.config, frames), **core)).to(dtype)
     model.load_state_dict(start.state_dict())
     return model

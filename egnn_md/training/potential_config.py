@@ -35,8 +35,8 @@ class PotentialModelConfig(Section):
     repulsion_reach: float = Field(0.85, gt=0)
     core_start: float = Field(0.5, gt=0)
     core_end: float = Field(0.7, gt=0)
-    """Sums of covalent radii; see `PotentialConfig`. With init_from these three are the only keys of [model] that count:
-    they have no weights."""
+    """Sums of covalent radii; see `PotentialConfig`. With init_from these three are the only keys of [model] that
+    count: they have no weights."""
 
 
 class PotentialTrainingConfig(TrainingConfig):

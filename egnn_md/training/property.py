@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypedDict, cast
+from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from egnn_md.checkpoint import load
+from egnn_md.chemistry.elements import MASSES
 from egnn_md.chemistry.targets import BY_NAME, NAMES
 from egnn_md.chemistry.units import ANGSTROM_PER_BOHR
 from egnn_md.data.frames import DataError, ragged_rows
@@ -29,10 +30,11 @@ from egnn_md.evaluation.property import (
     plot_parity,
 )
 from egnn_md.graph import Graph
-from egnn_md.models.property import MASSES, PropertyConfig, PropertyModel
-from egnn_md.models.property_networks import READOUTS, MoleculeBatch
+from egnn_md.models.property import PropertyConfig, PropertyModel
+from egnn_md.models.property_networks import N_HEADS, READOUTS, MoleculeBatch
 from egnn_md.neighbors import molecules_graph
 from egnn_md.nn.compilation import CompiledModule
+from egnn_md.options import DTYPES
 from egnn_md.training.config import ConfigError, DataConfig, Depth, RunConfig, Section, TrainingConfig, Width
 from egnn_md.training.task import LearningCurve
 
@@ -64,6 +66,12 @@ class PropertyModelConfig(Section):
     n_layers: Depth = 3
     n_vectors: Width = 24
     n_radial: Width = 20
+
+    @model_validator(mode="after")
+    def _fits(self) -> PropertyModelConfig:
+        if self.network == "vectors" and self.hidden_dim % N_HEADS:
+            raise ValueError(f"hidden_dim must be a multiple of {N_HEADS}")
+        return self
 
 
 class PropertyTrainingConfig(TrainingConfig):
@@ -165,7 +173,7 @@ class PropertyTask:
 
     def build_model(self) -> PropertyModel:
         """A new model for the elements of the training molecules, or the one of `init_from`."""
-        dtype = cast(torch.dtype, getattr(torch, self.config.training.dtype))
+        dtype = DTYPES[self.config.training.dtype]
         if self.config.init_from is not None:
             start = load(self.config.init_from, dtype=dtype)
             if not isinstance(start, PropertyModel) or start.config.targets != self.targets:
@@ -315,7 +323,7 @@ def fit_normalisation(
 
 def nuclear_extent(molecules: Molecules) -> NDArray[np.float64]:
     """Σ Z_i |r_i - centre of mass|², (n_molecules,) a0²."""
-    mass = np.array([MASSES.get(z, 2.0 * z) for z in range(256)])[molecules.atomic_numbers][:, None]
+    mass = np.array(MASSES)[molecules.atomic_numbers][:, None]
     first = molecules.starts[:-1]
     positions = molecules.positions.astype(np.float64)
     centre = np.add.reduceat(mass * positions, first) / np.add.reduceat(mass, first)

@@ -154,9 +154,7 @@ def test_energy_forces_and_their_derivative_vanish_smoothly_at_the_cutoff(random
 
 
 @pytest.mark.parametrize("structure", [ethanol, solid])
-def test_edges_beyond_the_cutoff_change_nothing(
-    random_potential: Make, structure: Callable[[float], Graph]
-) -> None:
+def test_edges_beyond_the_cutoff_change_nothing(random_potential: Make, structure: Callable[[float], Graph]) -> None:
     model = make_potential(random_potential)
     exact, longer = structure(CUTOFF), structure(CUTOFF + 2.0)
     assert longer.n_edges > exact.n_edges

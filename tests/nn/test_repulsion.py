@@ -73,11 +73,11 @@ def radial_forces(model: Potential, z1: int, z2: int, distances: np.ndarray) -> 
     return cast(Tensor, model(Graph.collate(dimers)).forces[1::2, 2])
 
 
-
-
 def test_every_pair_repels_with_random_weights(random_potential: Make) -> None:
     for seed in range(3):
-        model = random_potential(seed=seed, )
+        model = random_potential(
+            seed=seed,
+        )
         for z1, z2 in PAIRS:
             assert (radial_forces(model, z1, z2, np.linspace(0.3, 0.6 * bond(z1, z2), 15)) > 0).all(), (seed, z1, z2)
 

@@ -24,6 +24,7 @@ from egnn_md.data.frames import DataError
 from egnn_md.data.qm9 import write_qm9
 from egnn_md.evaluation.property import COVERAGES, Compared, calibrate, coverage
 from egnn_md.models.property import PropertyModel
+from egnn_md.training.config import ConfigError
 from egnn_md.training.property import (
     MoleculeBatches,
     PropertyDataConfig,
@@ -367,3 +368,30 @@ def test_a_diverged_property_model_has_no_score(tmp_path: Path) -> None:
     with torch.no_grad():
         next(model.network.parameters()).fill_(torch.nan)
     assert task.errors(task.error_sums(model, batch))["score"].isnan()
+
+
+@pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
+def test_the_calculator_sees_a_charge_and_exports_what_ase_knows(tmp_path: Path) -> None:
+    from egnn_md.calculators import EGNNPropertyCalculator
+
+    save(model_for(molecules()), tmp_path / "m.safetensors")
+    atoms = molecule("H2O")
+    atoms.calc = EGNNPropertyCalculator(tmp_path / "m.safetensors")
+    energy = atoms.get_potential_energy()
+    assert dict(atoms.calc.export_properties()) == {"energy": energy}
+    assert "alpha" in atoms.calc.results
+    atoms.info["charge"] = 1
+    with pytest.raises(ValueError, match="charged"):
+        atoms.get_potential_energy()
+    atoms.info["charge"] = 0
+    assert atoms.get_potential_energy() == energy
+    atoms.info["spin"] = 3
+    with pytest.raises(ValueError, match="multiplicity is 3"):
+        atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize("hidden_dim", [33, 5000])
+def test_widths_that_no_network_has_are_refused(hidden_dim: int, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG.replace("hidden_dim = 8", f"hidden_dim = {hidden_dim}"))
+    with pytest.raises(ConfigError, match="hidden_dim"):
+        load_config(tmp_path / "config.toml")
