@@ -29,6 +29,8 @@ class Structure:
     """(n_atoms, 3) Å."""
     unfit: str = ""
     """Why it is no neutral closed-shell molecule in vacuum, if it says so itself."""
+    name: str = ""
+    """What its file calls it: a title, a SMILES, whatever it says."""
 
     def formula(self) -> str:
         """Hill's: carbon, hydrogen, the rest by the alphabet; C2H6O."""
@@ -103,7 +105,8 @@ def structure_of(atoms: Any) -> Structure:
         unfit = CHARGED
     elif multiplicity != 1:
         unfit = f"its multiplicity is {multiplicity:g}; the model knows closed shells (1) only"
-    return Structure(np.asarray(atoms.numbers, np.int64), np.asarray(atoms.positions, np.float64), unfit)
+    name = str(next(iter(_said(atoms, ("name", "title", "smiles"))), ""))
+    return Structure(np.asarray(atoms.numbers, np.int64), np.asarray(atoms.positions, np.float64), unfit, name)
 
 
 def structures_of(structures: Any) -> tuple[list[Structure], bool]:

@@ -11,6 +11,7 @@ import typer
 from egnn_md.cli import (
     convert,
     data,
+    doctor,
     evaluate,
     export,
     label,
@@ -27,7 +28,7 @@ from egnn_md.cli.outcome import plain_warnings, report_error
 from egnn_md.memory import keep_freed_memory
 
 app = typer.Typer(
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -86,6 +87,7 @@ app.command("export")(export.export)
 app.command("serve")(serve.serve)
 app.command("info")(models.info)
 app.command("models")(models.models)
+app.command("doctor")(doctor.doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ import typer
 
 from egnn_md.cli.jobs import Executor, Shard, Workers, model_spec, run_job, several
 from egnn_md.cli.options import Json, Overwrite, Threads, make_calculator, set_threads
-from egnn_md.cli.outcome import Outcome, UserError, say, verb
+from egnn_md.cli.outcome import Outcome, UserError, say, shows_progress, verb
 
 if TYPE_CHECKING:
     from egnn_md.dynamics.many import ModelSpec
@@ -267,10 +267,10 @@ class _Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         console = Console(stderr=True)
-        self.terminal, self.steps, self.told = console.is_terminal, steps, time.monotonic()
+        self.terminal, self.steps, self.told = shows_progress(), steps, time.monotonic()
         text = TextColumn("{task.description}")
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), text)
-        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.bar = Progress(*columns, console=console, disable=not self.terminal)
         self.task = self.bar.add_task("", total=steps, completed=step)
 
     def __enter__(self) -> _Progress:
@@ -291,7 +291,7 @@ class _Progress:
 def _exit_code(summary: dict[str, Any], folder: Path, resume_by: str) -> int:
     """0 finished, 1 blew up, 128 + signal interrupted (as shells count); says so on stderr."""
     if summary["status"] == "blew_up":
-        say(f"the simulation blew up: {summary['reason']}; the last good structure is {folder / 'last.extxyz'}")
+        say(f"the simulation blew up: {summary['reason']}; the last good structure is {folder / 'last.extxyz'}", True)
         return 1
     if summary["status"] == "interrupted":
         say(f"stopped at step {summary['steps']}; to go on: {resume_by} {folder}")

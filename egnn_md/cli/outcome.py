@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import json
 import sys
 import warnings
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TextIO
 
 import typer
+
+from egnn_md.cli.teaching import QUIET, example_first, teaching_signature
 
 P = ParamSpec("P")
 
@@ -31,11 +34,16 @@ class Outcome:
 
 
 def verb(function: Callable[P, Outcome]) -> Callable[P, int]:
-    """Make a command of a function: all it prints goes to stderr, its outcome to stdout. Returns the exit code."""
+    """Make a command of a function: all it prints goes to stderr, its outcome to stdout. Returns the exit code.
+
+    The command has --quiet besides the function's own options, and a help that begins with the example.
+    """
+    own_quiet = QUIET in inspect.signature(function).parameters
 
     @functools.wraps(function)
     def command(*args: P.args, **kwargs: P.kwargs) -> int:
-        with contextlib.redirect_stdout(sys.stderr):
+        silent = bool(kwargs.get(QUIET) if own_quiet else kwargs.pop(QUIET, False))
+        with contextlib.redirect_stdout(sys.stderr), _quiet(silent):
             outcome = function(*args, **kwargs)
         if outcome.as_json:
             print(json.dumps(outcome.values, allow_nan=False))
@@ -43,18 +51,43 @@ def verb(function: Callable[P, Outcome]) -> Callable[P, int]:
             outcome.show()
         return outcome.code
 
+    command.__signature__ = teaching_signature(function)  # type: ignore[attr-defined]
+    command.__doc__ = example_first(function.__doc__ or "")
     return command
 
 
-def say(text: str) -> None:
-    """One line on stderr."""
-    print(f"egnn-md: {' '.join(text.split())}", file=sys.stderr)
+_silent = False
+
+
+@contextlib.contextmanager
+def _quiet(silent: bool) -> Iterator[None]:
+    """--quiet: no progress and no warnings."""
+    global _silent
+    before, _silent = _silent, _silent or silent
+    try:
+        with warnings.catch_warnings():
+            if silent:
+                warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        _silent = before
+
+
+def shows_progress() -> bool:
+    """Whether there is a terminal to draw a bar on, and nobody asked for quiet."""
+    return not _silent and sys.stderr.isatty()
+
+
+def say(text: str, always: bool = False) -> None:
+    """One line on stderr; with --quiet only what must be said `always`: why the work failed."""
+    if always or not _silent:
+        print(f"egnn-md: {' '.join(text.split())}", file=sys.stderr)
 
 
 def report_error(error: Exception) -> int | None:
     """Say what the user did wrong in one line, and give the exit code; None for an error that is our own."""
     if hasattr(error, "format_message") and isinstance(getattr(error, "exit_code", None), int):  # click's, typer's
-        say(f"{error.format_message()} (see egnn-md --help)")
+        say(f"{error.format_message()} (see egnn-md --help)", always=True)
         return 2
     if isinstance(error, typer.Abort):
         return 130
@@ -62,7 +95,7 @@ def report_error(error: Exception) -> int | None:
         sys.stdout = None  # the reader has gone: flushing at exit would fail again
         return 1
     if isinstance(error, ValueError) and type(error).__module__.startswith("egnn_md."):
-        say(str(error))
+        say(str(error), always=True)
         return 2
     if isinstance(error, OSError) and error.strerror is not None:
         say(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}")
@@ -108,7 +141,7 @@ class progress_bar:  # noqa: N801
 
         console = Console(stderr=True)
         columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.bar = Progress(*columns, console=console, transient=True, disable=not shows_progress())
         self.task = self.bar.add_task(text, total=None)
 
     def __enter__(self) -> Callable[[int, int | None], None]:

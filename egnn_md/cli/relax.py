@@ -11,7 +11,7 @@ import typer
 
 from egnn_md.cli.jobs import Executor, Shard, Workers, model_spec, run_job, several
 from egnn_md.cli.options import Json, Overwrite, Threads, make_calculator, set_threads
-from egnn_md.cli.outcome import Outcome, UserError, say, verb
+from egnn_md.cli.outcome import Outcome, UserError, say, shows_progress, verb
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -155,7 +155,7 @@ class _progress:  # noqa: N801
         self.status = self.console.status("")
 
     def __enter__(self) -> Any:
-        if not self.console.is_terminal:
+        if not shows_progress():
             return lambda step, energy, fmax: None
         self.status.start()
         return lambda step, energy, fmax: self.status.update(f"step {step}  {energy:.5f} eV  fmax {fmax:.4f} eV/Å")

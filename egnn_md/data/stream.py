@@ -24,6 +24,8 @@ _QM9: Final = re.compile(r"gdb[ _]\d+(\s+\S+){10}")
 """Comment of an original file of QM9, with the properties; three lines more follow its atoms."""
 _SPEAKING: Final = ("lattice=", "pbc=", "charge=", "spin=", "charges:r:1", "magmoms:r:1")
 """What a comment line may say that ase must read."""
+_NAMED: Final = re.compile(r"(?<!\w)(?:name|title|smiles)=(?:\"([^\"]*)\"|(\S+))", re.IGNORECASE)
+_LONGEST_NAME: Final = 80
 _FRAMES_OF_NPZ: Final = 10_000
 
 Item = tuple[int, "Structure | DataError"]
@@ -100,11 +102,20 @@ def _parse_xyz(n_atoms: int, block: list[str]) -> Structure | DataError:
         numbers = [_NUMBER_OF.get(word) or _NUMBER_OF[word.capitalize()] for word in words[::width]]
         coordinates = [[float(word) for word in words[k::width]] for k in (1, 2, 3)]
         charged = any(float(charge) for charge in _CHARGE.findall(comment))
-        return Structure(np.array(numbers, np.int64), np.array(coordinates).T.copy(), CHARGED if charged else "")
+        unfit = CHARGED if charged else ""
+        return Structure(np.array(numbers, np.int64), np.array(coordinates).T.copy(), unfit, _name_of(block[0]))
     except KeyError as error:
         return DataError(f"it has an unknown element {error}")
     except Exception as error:  # whatever a parser says of one structure, the next may be sound
         return DataError(f"it cannot be read: {error or type(error).__name__}")
+
+
+def _name_of(comment: str) -> str:
+    """What a comment line calls the structure: its name= or the like, or the line itself if it has no keys."""
+    named = _NAMED.search(comment)
+    if named is not None:
+        return named[1] or named[2]
+    return "" if "=" in comment else " ".join(comment.split())[:_LONGEST_NAME]
 
 
 def _stream_sdf(path: Path, start: int) -> Iterator[Item]:
@@ -117,7 +128,8 @@ def _stream_sdf(path: Path, start: int) -> Iterator[Item]:
                 try:
                     found = parse_molecule(record)
                     unfit = CHARGED if found.charge else RADICAL if found.radical else ""
-                    yield index, Structure(np.array(found.numbers, np.int64), np.array(found.positions), unfit)
+                    numbers, positions = np.array(found.numbers, np.int64), np.array(found.positions)
+                    yield index, Structure(numbers, positions, unfit, record[0].strip())
                 except ValueError as error:
                     yield index, DataError(f"it cannot be read: {error}")
             index += 1

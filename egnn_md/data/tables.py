@@ -21,6 +21,9 @@ Row = Mapping[str, Any]
 """Values by column: numbers or text; "index" is the structure's place in its file."""
 
 
+SKIPPED: Final = "skipped"
+
+
 class TableError(DataError):
     """An output that cannot be written as asked; the message says what to do."""
 
@@ -31,7 +34,8 @@ class Table:
     Parameters
     ----------
     path: the finished file; its suffix (.csv, .jsonl, .xyz, .extxyz) chooses the format.
-    columns: names of a row's values, in order; the first is "index", the last "flag", empty text for most rows.
+    columns: names of a row's values, in order; the first is "index", the last "flag", empty text for most rows. A flag
+        that begins with `SKIPPED` marks a row without values: a structure that was left out.
     work: what identifies the work (JSON values): a resumed table must have the same.
     resume: go on with NAME.part. overwrite: replace what is there.
 
@@ -47,7 +51,7 @@ class Table:
         self.part = path.with_name(path.name + ".part")
         self.note = path.with_name(path.name + ".part.json")
         self._record, records = FORMATS[path.suffix]
-        self.n_rows, self.n_flagged, self.next_index = 0, 0, 0
+        self.n_rows, self.n_flagged, self.n_skipped, self.next_index = 0, 0, 0, 0
         if path.exists() and not overwrite:
             if resume and not self.part.exists():
                 raise TableError(f"{path} is finished: nothing to resume; --overwrite begins anew")
@@ -75,9 +79,10 @@ class Table:
             if self.path.suffix == ".csv":
                 end = len(file.readline())
             try:
-                for place, index, flagged in records(file):
-                    end, self.n_rows, self.next_index = place, self.n_rows + 1, index + 1
-                    self.n_flagged += flagged
+                for place, index, flag in records(file):
+                    self.n_skipped += index - self.next_index  # a format without rows for what was left out
+                    end, self.next_index = place, index + 1
+                    self._count(flag)
             except (ValueError, KeyError, IndexError, TypeError):
                 damaged = f"{self.part} is damaged after {self.n_rows} rows: --overwrite begins anew"
                 raise TableError(damaged) from None
@@ -87,14 +92,20 @@ class Table:
         if end == 0 and self.path.suffix == ".csv":
             self._file.write((",".join(self.columns) + "\n").encode())
 
-    def write(self, rows: Iterable[tuple[Row, Structure]]) -> None:
-        """Append rows, in the order of their index."""
+    def _count(self, flag: str) -> None:
+        skipped = flag.startswith(SKIPPED)
+        self.n_skipped += skipped
+        self.n_rows += not skipped
+        self.n_flagged += bool(flag) and not skipped
+
+    def write(self, rows: Iterable[tuple[Row, Structure | None]]) -> None:
+        """Append rows, in the order of their index; those of skipped structures may have none."""
         rows = list(rows)
         records = [self._record(self.columns, row, structure) for row, structure in rows]
-        self.n_flagged += sum(bool(row["flag"]) for row, _ in rows)
         self._file.write("".join(records).encode())
         self._file.flush()
-        self.n_rows += len(records)
+        for row, _ in rows:
+            self._count(row["flag"])
 
     def finish(self) -> None:
         """The table is complete: give it its name."""
@@ -110,25 +121,30 @@ class Table:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.7g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.7g}"
+    text = str(value)
+    return '"' + text.replace('"', '""') + '"' if "," in text or '"' in text else text
 
 
-def _csv(columns: list[str], row: Row, structure: Structure) -> str:
-    return ",".join([_number(row[name]) for name in columns]) + "\n"
+def _csv(columns: list[str], row: Row, structure: Structure | None) -> str:
+    return ",".join([_number(row.get(name, "")) for name in columns]) + "\n"
 
 
-def _jsonl(columns: list[str], row: Row, structure: Structure) -> str:
+def _jsonl(columns: list[str], row: Row, structure: Structure | None) -> str:
     values = {}
     for name in columns:
-        value = row[name]
+        value = row.get(name)
         values[name] = (float(f"{value:.7g}") if math.isfinite(value) else None) if isinstance(value, float) else value
     return json.dumps(values) + "\n"
 
 
-def _extxyz(columns: list[str], row: Row, structure: Structure) -> str:
+def _extxyz(columns: list[str], row: Row, structure: Structure | None) -> str:
+    if structure is None or row["flag"].startswith(SKIPPED):
+        return ""  # there are no numbers to go with the atoms, if there are any
     words = ["Properties=species:S:1:pos:R:3"]
     said = [name for name in columns if row[name] != ""]  # ase would read what comes after an empty word as its value
-    words += [f'{n}="{row[n]}"' if isinstance(row[n], str) else f"{n}={_number(row[n])}" for n in said]
+    words += [f"{n}={_quoted(row[n])}" if isinstance(row[n], str) else f"{n}={_number(row[n])}" for n in said]
     atoms = [
         f"{SYMBOLS[z]} {x:.8f} {y:.8f} {w:.8f}\n"
         for z, (x, y, w) in zip(structure.atomic_numbers.tolist(), structure.positions.tolist(), strict=True)
@@ -136,12 +152,16 @@ def _extxyz(columns: list[str], row: Row, structure: Structure) -> str:
     return f'{len(atoms)}\n{" ".join(words)} pbc="F F F"\n{"".join(atoms)}'
 
 
-Records = Callable[[BinaryIO], Iterator[tuple[int, int, bool]]]
-"""Of every whole record: where it ends in the file, its index, whether it is flagged."""
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', "'").replace("\\", "/") + '"'
 
 
-def _lines(read: Callable[[bytes], tuple[int, bool]]) -> Records:
-    def records(file: BinaryIO) -> Iterator[tuple[int, int, bool]]:
+Records = Callable[[BinaryIO], Iterator[tuple[int, int, str]]]
+"""Of every whole record: where it ends in the file, its index, its flag."""
+
+
+def _lines(read: Callable[[bytes], tuple[int, str]]) -> Records:
+    def records(file: BinaryIO) -> Iterator[tuple[int, int, str]]:
         end = file.tell()
         for line in file:
             if not line.endswith(b"\n"):
@@ -152,26 +172,26 @@ def _lines(read: Callable[[bytes], tuple[int, bool]]) -> Records:
     return records
 
 
-def _csv_line(line: bytes) -> tuple[int, bool]:
-    return int(line.split(b",", 1)[0]), not line.endswith(b",\n")
+def _csv_line(line: bytes) -> tuple[int, str]:
+    return int(line.split(b",", 1)[0]), line.rstrip(b"\n").rsplit(b",", 1)[1].decode()
 
 
-def _json_line(line: bytes) -> tuple[int, bool]:
+def _json_line(line: bytes) -> tuple[int, str]:
     row = json.loads(line)
-    return int(row["index"]), bool(row["flag"])
+    return int(row["index"]), str(row["flag"])
 
 
-def _frames(file: BinaryIO) -> Iterator[tuple[int, int, bool]]:
+def _frames(file: BinaryIO) -> Iterator[tuple[int, int, str]]:
     end = 0
     while header := file.readline():
         lines = [header, *(file.readline() for _ in range(int(header) + 1))] if header.endswith(b"\n") else []
         if not lines or not lines[-1].endswith(b"\n"):
             return
         end += sum(map(len, lines))
-        yield end, int(lines[1].split(b" index=")[1].split()[0]), b' flag="' in lines[1]
+        yield end, int(lines[1].split(b" index=")[1].split()[0]), "flagged" if b' flag="' in lines[1] else ""
 
 
-FORMATS: Final[dict[str, tuple[Callable[[list[str], Row, Structure], str], Records]]] = {
+FORMATS: Final[dict[str, tuple[Callable[[list[str], Row, Structure | None], str], Records]]] = {
     ".csv": (_csv, _lines(_csv_line)),
     ".jsonl": (_jsonl, _lines(_json_line)),
     ".xyz": (_extxyz, _frames),

@@ -233,10 +233,13 @@ def test_predict_writes_what_the_model_says(call: Callable[..., Any], model_file
     model = load(model_file)
     assert isinstance(model, PropertyModel)
     expected = model.predict(ase.io.read(tmp_path / "a.extxyz", ":"), uncertainty=True)
+    units = {"meV": ("eV", 1e-3), "D": ("D", 1), "a0^3": ("bohr3", 1), "a0^2": ("bohr2", 1)}
     for target in TARGETS:
-        assert {row[f"{target.name}_unit"] for row in rows} == {target.unit}
-        for name in (target.name, f"{target.name}_uncertainty"):
-            assert [float(row[name]) for row in rows] == pytest.approx(expected[name], rel=1e-4)
+        unit, factor = units.get(target.unit, ("cal_per_mol_K", 1))
+        for end in ("", "_uncertainty"):
+            found = [float(row[f"{target.name}_{unit}{end}"]) for row in rows]
+            assert found == pytest.approx(factor * expected[f"{target.name}{end}"], rel=1e-4)
+    assert "<svg" in (tmp_path / "out-report.html").read_text()
     assert {row["flag"] != "" for row in rows if float(row["extrapolation"]) > 1.5} <= {True}
     code, _, err = call("predict", "a.extxyz", "-o", "out.csv", "--model", model_file)
     assert code == 2
@@ -255,7 +258,25 @@ def test_bad_structures_stop_it_or_are_skipped(call: Callable[..., Any], model_f
     assert code == 0, err
     assert (summary["n"], summary["n_skipped"]) == (6, 1)
     assert "structure 2 skipped" in err
-    assert [row["index"] for row in table(tmp_path / "out.csv")] == ["0", "1", "3", "4", "5", "6"]
+    rows = table(tmp_path / "out.csv")
+    assert [row["index"] for row in rows] == [str(k) for k in range(7)]  # a row for each that was given
+    assert rows[2]["flag"].startswith("skipped: it has F; the model knows")
+    assert (rows[2]["formula"], rows[2]["gap_eV"]) == ("CF4", "")
+    assert all(row["gap_eV"] for k, row in enumerate(rows) if k != 2)
+
+
+def test_rows_have_the_names_that_files_give(call: Callable[..., Any], model_file: Path, tmp_path: Path) -> None:
+    water = molecule("H2O")
+    water.info["name"] = 'water, "light"'
+    lines = "\n".join(f"{symbol} {x} {y} {z}" for symbol, (x, y, z) in zip(water.symbols, water.positions, strict=True))
+    ase.io.write(tmp_path / "a.extxyz", [water], format="extxyz")
+    with (tmp_path / "a.extxyz").open("a") as file:
+        file.write(f"3\nsome  water\n{lines}\n3\n\n{lines}\n")
+    code, _, err = call("predict", "a.extxyz", "-o", "out.csv", "--model", model_file)
+    assert code == 0, err
+    names = [row["name"] for row in table(tmp_path / "out.csv")]
+    assert names[1:] == ["some water", ""]
+    assert names[0].startswith("water, ")
 
 
 def test_a_prediction_that_was_killed_goes_on(
