@@ -25,6 +25,9 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples at once.")] = 32,
     plot: Annotated[Path | None, typer.Option(help="Draw the errors into this file.", show_default=False)] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Leave a page to look at in this file (.html).", show_default=False)
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     threads: Threads = None,
@@ -38,7 +41,7 @@ def evaluate(
     the units of the properties; the file is QM9's archive, .sdf or npz. A graph autoencoder: cross-entropy, wrong pairs
     and F1.
 
-    Example:  egnn-md evaluate organic-xtb frames.extxyz --plot parity.png
+    Example:  egnn-md evaluate organic-xtb frames.extxyz --report errors.html
     """
     if split is not None and split not in SPLITS:
         raise UserError(f"--split must be one of {', '.join(SPLITS)}, not {split!r}")
@@ -52,6 +55,8 @@ def evaluate(
             raise UserError(f"the folder of {plot} does not exist")
         if plot.suffix[1:].lower() not in (known := FigureCanvasAgg.get_supported_filetypes()):
             raise UserError(f"--plot {plot}: a picture's name ends in one of .{', .'.join(sorted(known))}")
+    if report is not None and not report.absolute().parent.is_dir():
+        raise UserError(f"the folder of {report} does not exist")
     precision = parse_dtype(dtype)
     from egnn_md.checkpoint import load, read_header
     from egnn_md.evaluation.evaluate import Request, evaluate_file
@@ -63,6 +68,10 @@ def evaluate(
         if result.plot is None:
             raise UserError("there is nothing to plot: the file has no forces, or the model draws no picture")
         result.plot(plot)
+    if report is not None:
+        from egnn_md.report.evaluations import evaluation_page
+
+        evaluation_page(result, model, file, split).write(report)
 
     def show() -> None:
         title = f"{model} on {file.name}" + (f" ({split})" if split else "")

@@ -89,7 +89,7 @@ def md(
     """
     if state_interval < 0:
         raise UserError(f"--state-interval must not be negative, not {state_interval}")
-    given = {
+    given: dict[str, Any] = {
         "engine": engine,
         "ensemble": ensemble,
         "temperature": temperature,
@@ -101,6 +101,8 @@ def md(
         "seed": seed,
         "format": format,
     }
+    words = ("engine", "ensemble", "format")  # NVT and nvt are the same
+    given |= {name: given[name].lower() for name in words if given[name] is not None}
     settings = {name: value for name, value in given.items() if value is not None}
     machine = {"model": model, "device": device, "dtype": dtype}
     calculator = functools.partial(make_calculator, compile=compile)

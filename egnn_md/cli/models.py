@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from egnn_md.cli.options import Json
 from egnn_md.cli.outcome import Outcome, table, verb
+
+if TYPE_CHECKING:
+    from egnn_md.registry import ModelFacts
 
 
 @verb
@@ -20,10 +25,13 @@ def info(
     Example:  egnn-md info organic-xtb
     """
     from egnn_md.checkpoint import read_header, resolve
+    from egnn_md.registry import facts_of
 
     header = read_header(model)
     values = {**header, "file": str(resolve(model))}
-    return Outcome(values, lambda: table("", [str(header.get("name", model)), ""], _rows(values)), as_json)
+    facts = facts_of(model)
+    values["facts"] = facts.to_dict()
+    return Outcome(values, lambda: table("", [str(header.get("name", model)), ""], _rows(values, facts)), as_json)
 
 
 @verb
@@ -40,33 +48,43 @@ def models(as_json: Json = False) -> Outcome:
     return Outcome(values, lambda: table("", list(Models.COLUMNS), found.rows()), as_json)
 
 
-def _rows(values: dict[str, Any]) -> list[list[str]]:
-    """The header as lines to read: physics first, then whatever else it holds."""
+def _rows(values: dict[str, Any], facts: ModelFacts) -> list[list[str]]:
+    """What people choose by first, then where it comes from, then its inside."""
     from egnn_md.chemistry.elements import symbols
 
     config = dict(values.get("config", {}))
     elements = config.pop("elements", [])
     references = config.pop("reference_energies", [])
-    rows = [["file", str(values["file"])], ["description", str(values.get("description", ""))]]
-    rows.append(["kind", str(values.get("kind", ""))])
-    if elements:
-        rows.append(["elements", symbols(elements)])
+    rows = [["what for", facts.purpose], ["description", str(values.get("description", ""))]]
+    rows += [[name, getattr(facts, name)] for name in ("elements", "charges", "accuracy") if getattr(facts, name)]
     if config.get("network") == "paper":
         config = {name: config[name] for name in ("targets", "network", "hidden_dim", "n_layers", "soft_edges")}
     if "cutoff" in config:
-        rows.append(["cutoff", f"{config.pop('cutoff')} Å"])
+        rows.append(["cutoff", f"{config.pop('cutoff')} Å: nothing farther away is seen"])
     rows.append(["units", _text(values.get("units", {}))])
+    rows += _held_out(values.get("held_out"))
+    rows.append(["training data", _text(_short_hashes(values.get("training_data", "not recorded")))])
     if references:
         named = zip(elements, references, strict=False)
-        rows.append(["reference energies", ", ".join(f"{symbols([z])} {energy:.4f} eV" for z, energy in named)])
+        shares = ", ".join(f"{symbols([z])} {energy:.4f} eV" for z, energy in named)
+        rows.append(["reference energies", f"{shares} (what the network's energy of each atom is added to)"])
     for name in ("offsets", "scales", "references"):  # of a property model: nothing to read
         config.pop(name, None)
     rows.append(["network", _text(config)])
-    rows.append(["training data", _text(values.get("training_data", "not recorded"))])
-    rows += _held_out(values.get("held_out"))
     rows.append(["licence", str(values.get("licence", "not recorded"))])
     rows.append(["made with", f"egnn-md {values.get('library_version', '?')}, format {values.get('format_version')}"])
-    return rows
+    card = Path(str(values["file"])).with_suffix(".md")
+    rows.append(["file", str(values["file"])])
+    return rows + ([["card", f"{card}: data, errors, where it fails"]] if card.is_file() else [])
+
+
+def _short_hashes(value: Any) -> Any:
+    """SHA-256 sums as their first eight digits; --json has them whole."""
+    if isinstance(value, dict):
+        return {name: _short_hashes(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_short_hashes(part) for part in value]
+    return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"(SHA-256 \1…)", value) if isinstance(value, str) else value
 
 
 def _held_out(errors: Any) -> list[list[str]]:
@@ -75,7 +93,16 @@ def _held_out(errors: Any) -> list[list[str]]:
         return [["held-out errors", "not recorded" if errors is None else str(errors)]]
     if not all(isinstance(value, dict) for value in errors.values()):
         errors = {"": errors}
-    return [[f"errors: {side}".rstrip(": "), _errors(values)] for side, values in errors.items()]
+    rows = []
+    for side, values in errors.items():
+        whole = {name: value for name, value in values.items() if name != "by_tag"}
+        rows.append([f"errors: {side}".rstrip(": "), _errors(whole)])
+        if values.get("by_tag"):
+            parts = [
+                f"{tag} {part['force_mae']:.1f}" for tag, part in values["by_tag"].items() if part.get("force_mae")
+            ]
+            rows.append(["  by the data's tags", f"forces, meV/Å: {', '.join(parts)} (the card says what each is)"])
+    return rows
 
 
 def _errors(values: dict[str, Any]) -> str:

@@ -39,6 +39,7 @@ class Asked:
         """Those of `MDSettings` that were given."""
         names = ("ensemble", "temperature", "friction", "steps", "interval", "seed", "format")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        given |= {name: given[name].lower() for name in ("ensemble", "format") if name in given}
         return given if self.stride is None else {**given, "timestep": self.stride}
 
 

@@ -38,6 +38,27 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Values beside their labels, for a picture."""
+
+    title: str
+    unit: str
+    labels: Any
+    """Numpy array of any shape; NaN where there is no label."""
+    predicted: Any
+    """Of the same shape."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a report of an evaluation shows."""
+
+    samples: Sequence[Sample]
+    structures: Sequence[tuple[Any, Any, float]] = ()
+    """The worst ones: atomic numbers (n_atoms,), positions (n_atoms, 3) Å, mean error of the force components eV/Å."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What came out."""
 
@@ -50,6 +71,8 @@ class Evaluation:
     """Units, below the table."""
     plot: Callable[[Path], None] | None = None
     """Draws the picture of --plot; None if there is nothing to draw."""
+    samples: Callable[[], Samples] | None = None
+    """What --report shows besides the table; None for kinds that have nothing."""
 
 
 def evaluate_file(kind: str, model: nn.Module, header: Mapping[str, Any], request: Request) -> Evaluation:

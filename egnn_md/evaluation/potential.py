@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from egnn_md.data.frame_batches import Batch, EdgeTable, FrameBatches
 from egnn_md.data.frames import DataError, Frames, read_frames
 from egnn_md.data.split import assign_split
-from egnn_md.evaluation.evaluate import Evaluation, EvaluationError, Request
+from egnn_md.evaluation.evaluate import Evaluation, EvaluationError, Request, Sample, Samples
 from egnn_md.evaluation.figures import figure
 from egnn_md.models.potential import Potential
 
@@ -125,7 +125,31 @@ def evaluate_file(model: Potential, header: Mapping[str, Any], request: Request)
         rows=rows,
         note="forces in meV/Å, energies in meV/atom",
         plot=None if frames.forces is None else partial(plot_parity, model, frames),
+        samples=partial(samples_of, model, frames),
     )
+
+
+def samples_of(model: Potential, frames: Frames, n_frames: int = 500, n_worst: int = 30) -> Samples:
+    """Energies and forces beside their labels, of `n_frames` structures at most, and those with the worst forces."""
+    frames = frames.select(np.arange(len(frames))[:: max(1, -(-len(frames) // n_frames))])
+    batches = FrameBatches(frames, EdgeTable.build(frames, model.config.cutoff), model.dtype)
+    forces, energies = [], []
+    for start in range(0, len(frames), BATCH_SIZE):
+        batch = batches[list(range(start, min(start + BATCH_SIZE, len(frames))))]
+        prediction = model(batch.to(model.device).graph)
+        forces.append(prediction.forces.cpu().numpy())
+        energies.append(prediction.energy.cpu().numpy())
+    energy = np.concatenate(energies) / frames.n_atoms
+    samples = [Sample("Energies per atom", "eV", frames.energy / frames.n_atoms, energy)]
+    if frames.forces is None:
+        return Samples(samples)
+    predicted = np.concatenate(forces)
+    samples.append(Sample("Force components", "eV/Å", frames.forces, predicted))
+    ends = np.cumsum(frames.n_atoms)
+    parts = [slice(end - n, end) for end, n in zip(ends, frames.n_atoms, strict=True)]
+    errors = np.array([np.abs(predicted[part] - frames.forces[part]).mean() for part in parts])
+    worst = [k for k in np.argsort(-np.nan_to_num(errors))[:n_worst] if np.isfinite(errors[k])]
+    return Samples(samples, [(frames.atomic_numbers[parts[k]], frames.positions[parts[k]], errors[k]) for k in worst])
 
 
 def _side(frames: Frames, header: Mapping[str, Any], split: str) -> Frames:

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from egnn_md.chemistry.structures import Structure, batches
-from egnn_md.chemistry.targets import BY_NAME, NAMES
+from egnn_md.chemistry.targets import BY_NAME, NAMES, unit_of
 from egnn_md.data.frames import DataError
 from egnn_md.data.qm9 import NO_SIDE, Molecules, read_qm9
-from egnn_md.evaluation.evaluate import Evaluation, Request
+from egnn_md.evaluation.evaluate import Evaluation, Request, Sample, Samples
 from egnn_md.evaluation.figures import figure as new_figure
 from egnn_md.models.property import PropertyModel
 from egnn_md.models.property_networks import MoleculeBatch
@@ -197,7 +197,13 @@ def evaluate_file(model: Any, header: Mapping[str, Any], request: Request) -> Ev
         rows=[[name, _mae(entry["mae"]), entry["unit"], str(entry["n"])] for name, entry in errors.items()],
         note=f"{n_skipped} molecules skipped: the model does not know their elements" if n_skipped else "",
         plot=lambda path: plot_parity(names, compared, path),
+        samples=lambda: _samples(names, compared),
     )
+
+
+def _samples(names: tuple[str, ...], compared: Compared) -> Samples:
+    columns = [(name, compared.labels[:, k], compared.values[:, k]) for k, name in enumerate(names)]
+    return Samples([Sample(name, unit_of(name), labels, values) for name, labels, values in columns])
 
 
 def _mae(value: float | None) -> str:
