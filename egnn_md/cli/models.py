@@ -56,7 +56,8 @@ def _rows(values: dict[str, Any], facts: ModelFacts) -> list[list[str]]:
     elements = config.pop("elements", [])
     references = config.pop("reference_energies", [])
     rows = [["what for", facts.purpose], ["description", str(values.get("description", ""))]]
-    rows += [[name, getattr(facts, name)] for name in ("elements", "charges", "accuracy") if getattr(facts, name)]
+    rows += [["elements", symbols(elements)]] if elements else []
+    rows += [[name, getattr(facts, name)] for name in ("charges", "accuracy") if getattr(facts, name)]
     if config.get("network") == "paper":
         config = {name: config[name] for name in ("targets", "network", "hidden_dim", "n_layers", "soft_edges")}
     if "cutoff" in config:
