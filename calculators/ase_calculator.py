@@ -22,6 +22,7 @@ from egnn_md.calculators.ase_inputs import AtomsInputs
 from egnn_md.calculators.options import refuse_unknown
 from egnn_md.hessian import STEP, finite_difference_hessian
 from egnn_md.model_source import ModelSource
+from egnn_md.models.terms import EnergyTerm
 from egnn_md.neighbors.lists import DEFAULT_SKIN
 from egnn_md.predict import Compile, Geometry, Model, PredictionError, Predictor, Result, model_sources
 
@@ -46,6 +47,7 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
     skin: Å by which neighbour lists reach beyond the cutoff, so that they last for several steps.
     compile: "auto" uses the compiled force call of `egnn-md compile` if there is one; True compiles it now, if need be;
         False does without.
+    terms: energy terms beside the model's own (`egnn_md.models.terms`): a restraint, a wall.
 
     Isolated, periodic and partly periodic structures; stress for those periodic in three directions, computed along
     with the forces. `results["extrapolation"]` is the largest signal of any atom (NaN if the model carries no
@@ -63,6 +65,7 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         "dtype": "float64",
         "skin": DEFAULT_SKIN,
         "compile": "auto",
+        "terms": (),
     }
     atoms: Atoms | None
     results: dict[str, Any]
@@ -75,6 +78,7 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         dtype: str | torch.dtype = "float64",
         skin: float = DEFAULT_SKIN,
         compile: Compile = "auto",
+        terms: Sequence[EnergyTerm] = (),
         **unknown: Any,
     ) -> None:
         refuse_unknown("EGNNCalculator", unknown, self.default_parameters)
@@ -84,7 +88,7 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         self._committee = False
         self._warned_of_open_shell = False
         super().__init__()
-        self.set(model=model, device=device, dtype=dtype, skin=skin, compile=compile)
+        self.set(model=model, device=device, dtype=dtype, skin=skin, compile=compile, terms=tuple(terms))
 
     # Options
 

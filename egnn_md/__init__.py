@@ -22,17 +22,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Graph", "Prediction", "__version__", "load", "models", "shipped_models", "view"]
+__all__ = ["Graph", "Prediction", "Predictor", "__version__", "load", "models", "shipped_models", "view"]
 
 if TYPE_CHECKING:
     from egnn_md.checkpoint import load, shipped_models
     from egnn_md.graph import Graph, Prediction
+    from egnn_md.predict import Predictor
     from egnn_md.registry import models
     from egnn_md.report.notebook import view
 
 _HOMES = {
     "Graph": "egnn_md.graph",
     "Prediction": "egnn_md.graph",
+    "Predictor": "egnn_md.predict",
     "load": "egnn_md.checkpoint",
     "shipped_models": "egnn_md.checkpoint",
     "view": "egnn_md.report.notebook",

@@ -27,6 +27,8 @@ class ModelSource:
         if isinstance(model, ModelSource):
             return model
         if isinstance(model, Potential):
+            if model.terms:
+                raise ValueError("a checkpoint keeps no added terms: give them to the engine instead, terms=[...]")
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model.safetensors"
                 checkpoint.save(model, path)

@@ -24,6 +24,7 @@ from egnn_md.chemistry.elements import CLOSEST_PAIR
 from egnn_md.graph import Graph, Prediction
 from egnn_md.model_source import ModelSource
 from egnn_md.models.potential import Potential
+from egnn_md.models.terms import EnergyTerm
 from egnn_md.neighbors import GraphBuilder
 from egnn_md.neighbors.lists import DEFAULT_SKIN
 from egnn_md.options import parse_device, parse_dtype
@@ -97,6 +98,7 @@ class Predictor:
     skin: Å by which neighbour lists reach beyond the cutoff, so that they last for several steps.
     closest: Å; atoms nearer than this are refused. 0 allows any distance.
     compile: see `egnn_md.compiled`.
+    terms: energy terms beside the model's own, added to every member's energy (see `egnn_md.models.terms`).
 
     Raises CheckpointError for unknown models, ValueError for other kinds of model and unknown devices.
     """
@@ -110,11 +112,14 @@ class Predictor:
         skin: float = DEFAULT_SKIN,
         closest: float = CLOSEST_PAIR,
         compile: Compile = "auto",
+        terms: Sequence[EnergyTerm] = (),
     ) -> None:
         sources, self.committee = model_sources(model)
         self.device, self.dtype = parse_device(device), parse_dtype(dtype)
         self.label = ", ".join(source.label for source in sources)
         self.models = [source.load(self.device, self.dtype) for source in sources]
+        for loaded in self.models:
+            loaded.terms.extend(terms)
         self.skin, self.closest, self.compile = skin, closest, compile
         self.cutoff = max(model.config.cutoff for model in self.models)
         """Å."""

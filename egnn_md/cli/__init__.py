@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from egnn_md.cli import (
+    check,
     convert,
     data,
     doctor,
@@ -82,6 +83,7 @@ app.command("reproduce")(reproduce.reproduce)
 app.add_typer(data.app, name="data")
 app.command("predict")(predict.predict)
 app.command("label")(label.label)
+app.command("check")(check.check)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
