@@ -122,7 +122,7 @@ def _equivariance(model: ForceField, structure: Geometry, rng: np.random.Generat
     before = _ask(model, structure)
     moved = structure._replace(positions=structure.positions @ q.T + 1.7, cell=structure.cell @ q.T)
     after = _ask(model, moved)
-    energy = abs(after.energy - before.energy) / max(1.0, float(np.abs(before.forces).max()))
+    energy = abs(float(after.energy - before.energy)) / max(1.0, float(np.abs(before.forces).max()))
     return max(energy, _relative(after.forces, before.forces @ q.T))
 
 
@@ -198,7 +198,7 @@ def _distance(model: ForceField, structure: Geometry, rng: np.random.Generator) 
         np.concatenate([structure.atomic_numbers] * 2),
     )
     alone = _ask(model, structure)
-    return abs(float(_ask(model, both).energy) - 2.0 * alone.energy) / max(1.0, float(np.abs(alone.forces).max()))
+    return abs(float(_ask(model, both).energy - 2.0 * alone.energy)) / max(1.0, float(np.abs(alone.forces).max()))
 
 
 def _cutoff(model: ForceField, structure: Geometry, rng: np.random.Generator) -> float | None:

@@ -23,6 +23,7 @@ LAYERS = [
     {"registry"},
     {"model_source"},
     {"predict"},
+    {"laws"},
     {"data"},
     {"jobs"},
     {"evaluation"},
