@@ -6,14 +6,16 @@ checked field by field, and tensors are compared with what that configuration as
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +32,10 @@ MAX_HEADER_BYTES: Final = 4 * 1024**2
 TABLES: Final = 2**20
 """Numbers that a model may allocate beside its weights."""
 _MAKERS: Final = {torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.tensor, torch.zeros}
+LARGEST: Final = {"cutoff": 100.0, "layers": 1000, "dim": 65_536}
+"""Of settings with these words in their names; Å for a cutoff."""
+LARGEST_NUMBER: Final = 1e8
+"""Of all others: the energy of the heaviest atom is 1e6 eV."""
 _KEY: Final = "egnn_md"
 
 KINDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -86,14 +92,24 @@ def save(model: nn.Module, path: str | Path, information: Mapping[str, Any] | No
         "config": asdict(config),
         "units": getattr(model, "units", UNITS),
     }
-    taken = header.keys() & (information or {}).keys()
+    taken = (header.keys() | {"sha256"}) & (information or {}).keys()
     if taken:
         raise ValueError(f"information must not redefine {', '.join(sorted(taken))}: the model does")
     header.update(information or {})
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    header["sha256"] = _digest(header["kind"], header["config"], tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(path) as temporary:
         save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+
+
+def _digest(kind: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of all that decides a model's numbers."""
+    digest = hashlib.sha256(json.dumps([kind, config], sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _kind_of(model: nn.Module) -> str:
@@ -150,31 +166,21 @@ def load(
         raise CheckpointError(f"dtype must be float32 or float64, not {dtype}")
     path = resolve(name_or_path)
     header = read_header(path)
-    model_class, config = _configured(path, header)
     with torch.inference_mode(False):  # weights that the caller can change and differentiate by
-        model = _filled(path, model_class, config)
+        model = _filled(path, header)
         return model.to(device=device, dtype=DTYPES.get(name)).eval().requires_grad_(False)
 
 
-def _filled(path: Path, model_class: type[nn.Module], config: Any) -> nn.Module:
+def _filled(path: Path, header: dict[str, Any]) -> nn.Module:
     """The model with the file's tensors, in their precision, on the CPU."""
-    with safe_open(path, framework="pt") as archive:
-        names = {_renamed(model_class, name): name for name in archive.keys()}  # noqa: SIM118 (no mapping)
-        slices = {name: archive.get_slice(stored) for name, stored in names.items()}
-        found = {name: tuple(part.get_shape()) for name, part in slices.items()}
-        room = sum(math.prod(shape) for shape in found.values())
-        # Initial weights must not disturb the caller's random numbers.
-        with torch.random.fork_rng(devices=[]), _Room(path, room + TABLES):
-            model = model_class(config)
-        expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        if found != expected:
-            wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-            raise CheckpointError(f"{path}: tensors do not fit its configuration: {', '.join(wrong[:5])}")
-        precisions = {part.get_dtype() for part in slices.values()}
-        if precisions not in ({"F32"}, {"F64"}):
-            raise CheckpointError(f"{path}: tensors must all be float32 or all float64, not {sorted(precisions)}")
-        state = {name: archive.get_tensor(names[name]) for name in expected}
-    model.to(torch.float64 if precisions == {"F64"} else torch.float32).load_state_dict(state)
+    model, precision, names = _checked(path, header)
+    try:
+        with safe_open(path, framework="pt") as archive:
+            stored = {name: archive.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file, or is cut off: {error}") from error
+    _check_digest(path, header, stored)
+    model.to(precision).load_state_dict({names[name]: value for name, value in stored.items()})
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise CheckpointError(f"{path} has weights that are not finite: its training diverged")
     return model
@@ -208,6 +214,56 @@ def _renamed(model_class: type[nn.Module], name: str) -> str:
     return name
 
 
+def check(name_or_path: str | Path) -> dict[str, Any]:
+    """Refuse what `load` would refuse, but for damaged weights, without reading a tensor; returns the header.
+
+    Raises CheckpointError.
+    """
+    path = resolve(name_or_path)
+    header = read_header(path)
+    _checked(path, header)
+    return header
+
+
+def _checked(path: Path, header: dict[str, Any]) -> tuple[nn.Module, torch.dtype, dict[str, str]]:
+    """An untrained model of the configuration, the precision of the file's tensors, and what each of these is called
+    now: all compared with each other before a tensor is read.
+    """
+    model_class, config = _configured(path, header)
+    try:
+        with safe_open(path, framework="pt") as archive:
+            names = {name: _renamed(model_class, name) for name in archive.keys()}  # noqa: SIM118 (no mapping)
+            slices = {name: archive.get_slice(name) for name in names}
+            found = {names[name]: tuple(part.get_shape()) for name, part in slices.items()}
+            precisions = {part.get_dtype() for part in slices.values()}
+        room = sum(math.prod(shape) for shape in found.values())
+        # Initial weights must not disturb the caller's random numbers.
+        with torch.random.fork_rng(devices=[]), _Room(path, room + TABLES):
+            model = model_class(config)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a configuration from anywhere: whatever the model's constructor trips on
+        raise CheckpointError(f"{path} has an invalid configuration: {error or type(error).__name__}") from error
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if found != expected:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise CheckpointError(f"{path}: tensors do not fit its configuration: {', '.join(wrong[:5])}")
+    if precisions not in ({"F32"}, {"F64"}):
+        raise CheckpointError(f"{path}: tensors must all be float32 or all float64, not {sorted(precisions)}")
+    return model, torch.float64 if precisions == {"F64"} else torch.float32, names
+
+
+def _check_digest(path: Path, header: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+    """Raise CheckpointError unless kind, configuration and tensors are those that were saved."""
+    if "sha256" not in header:
+        if path not in shipped_models().values():
+            warnings.warn(
+                f"{path} has no checksum: it was saved by an earlier egnn-md; damage is not found", stacklevel=3
+            )
+    elif header["sha256"] != _digest(header["kind"], header["config"], state):
+        raise CheckpointError(f"{path} is damaged: its weights or its configuration are not those that were saved")
+
+
 def _configured(path: Path, header: dict[str, Any]) -> tuple[type[nn.Module], Any]:
     """The model's class and its configuration, checked field by field."""
     kind, raw = header.get("kind"), header.get("config")
@@ -222,8 +278,25 @@ def _configured(path: Path, header: dict[str, Any]) -> tuple[type[nn.Module], An
     unknown = raw.keys() - {field.name for field in fields(config_class)}
     if unknown:
         raise CheckpointError(f"{path} has unknown settings {sorted(unknown)}: it needs a newer egnn-md")
+    hints = get_type_hints(config_class)
     try:
+        for name, value in raw.items():
+            _check_bounds(name, value, may_be_bool=hints[name] is bool)
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
         return getattr(module, class_name), config_class(**values)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} has an invalid configuration: {error}") from error
+    except Exception as error:  # whatever the checks of a configuration trip on in values of any type
+        raise CheckpointError(f"{path} has an invalid configuration: {error or type(error).__name__}") from error
+
+
+def _check_bounds(name: str, value: Any, may_be_bool: bool) -> None:
+    """Raise ValueError for a number in a configuration that no model can have."""
+    if isinstance(value, list):
+        for item in value:
+            _check_bounds(name, item, may_be_bool=False)
+    elif isinstance(value, bool):
+        if not may_be_bool:
+            raise ValueError(f"{name} is {value}, no number")
+    elif isinstance(value, int | float):
+        largest = next((bound for word, bound in LARGEST.items() if word in name), LARGEST_NUMBER)
+        if not abs(value) <= largest:
+            raise ValueError(f"{name} is {value}: no model has that")

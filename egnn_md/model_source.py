@@ -37,7 +37,7 @@ class ModelSource:
             raise TypeError(f"model must be a name, a path or a Potential, not {type(model).__name__}")
         if str(model) in checkpoint.shipped_models():
             return ModelSource(str(model))
-        checkpoint.read_header(model)  # refuses what is no checkpoint, however large, before it is read
+        checkpoint.check(model)  # refuses what is no checkpoint, however large, before it is read
         return ModelSource(str(model), checkpoint.resolve(model).read_bytes())
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Potential:

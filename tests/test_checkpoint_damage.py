@@ -21,9 +21,17 @@ from egnn_md.checkpoint import CheckpointError, load, read_header
 
 
 def rewrite(
-    source: Path, target: Path, header: Any = None, tensors: Callable[[dict[str, Tensor]], None] | None = None
+    source: Path,
+    target: Path,
+    header: Any = None,
+    tensors: Callable[[dict[str, Tensor]], None] | None = None,
+    *,
+    signed: bool = True,
 ) -> Path:
-    """A copy of a checkpoint with another header (a function of the old one, or its replacement) or other tensors."""
+    """A copy of a checkpoint with another header (a function of the old one, or its replacement) or other tensors.
+
+    `signed`: with the checksum that goes with them, as somebody who means harm would write it.
+    """
     from safetensors import safe_open
 
     with safe_open(source, framework="pt") as archive:
@@ -32,6 +40,8 @@ def rewrite(
     if tensors is not None:
         tensors(state)
     new = header(old) if callable(header) else old if header is None else header
+    if signed and isinstance(new, dict) and isinstance(new.get("config"), dict) and "kind" in new:
+        new = new | {"sha256": checkpoint._digest(new["kind"], new["config"], state)}
     save_file(state, target, metadata={"egnn_md": new if isinstance(new, str) else json.dumps(new)})
     return target
 
@@ -213,3 +223,56 @@ def test_oversized_files_are_refused_unread(checkpoint_file: Path, tmp_path: Pat
     os.truncate(path, checkpoint.MAX_FILE_BYTES + 1)
     with pytest.raises(CheckpointError, match="too large"):
         load(path)
+
+
+def flip(state: dict[str, Tensor]) -> None:
+    state["readout.0.weight"].view(torch.int64)[0, 0] ^= 1
+
+
+def swap(state: dict[str, Tensor]) -> None:
+    a, b = state["readout.0.bias"], state["readout.2.weight"][0]
+    state["readout.0.bias"], state["readout.2.weight"] = b.clone(), a.clone()[None]
+
+
+def blind(state: dict[str, Tensor]) -> None:
+    state["familiarity.mean"][0] = torch.nan
+
+
+@pytest.mark.parametrize("change", [flip, swap, blind])
+def test_one_changed_bit_is_damage(
+    checkpoint_file: Path, tmp_path: Path, change: Callable[[dict[str, Tensor]], None]
+) -> None:
+    path = rewrite(checkpoint_file, tmp_path / "flipped.safetensors", tensors=change, signed=False)
+    with pytest.raises(CheckpointError, match="damaged: its weights"):
+        load(path)
+
+
+def test_renamed_elements_are_damage_and_a_file_without_checksum_is_warned_of(
+    checkpoint_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.safetensors"
+    with pytest.raises(CheckpointError, match="damaged: its weights"):
+        load(rewrite(checkpoint_file, path, with_config(elements=[1, 6, 7, 8, 17]), signed=False))
+    rewrite(checkpoint_file, path, lambda h: {key: h[key] for key in h if key != "sha256"}, signed=False)
+    with pytest.warns(UserWarning, match="no checksum"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cutoff": 1e9},
+        {"cutoff": True},
+        {"hidden_dim": 10**40},
+        {"n_layers": 10**6},
+        {"elements": [[1]]},
+        {"core_end": []},
+    ],
+    ids=str,
+)
+def test_settings_beyond_bounds_are_refused(checkpoint_file: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    path = rewrite(checkpoint_file, tmp_path / "wild.safetensors", with_config(**change))
+    with pytest.raises(CheckpointError, match=r"wild\.safetensors"):
+        load(path)
+    with pytest.raises(CheckpointError, match=r"wild\.safetensors"):
+        checkpoint.check(path)

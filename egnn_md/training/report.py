@@ -33,10 +33,8 @@ def finish(folder: Path, task: Task) -> Path:
 
 def _own_information(path: Path) -> dict[str, Any]:
     """What the training wrote into a checkpoint's header, without what `save` writes itself."""
-    header = read_header(path)
-    return {
-        k: v for k, v in header.items() if k not in ("format_version", "library_version", "kind", "config", "units")
-    }
+    own = ("format_version", "library_version", "kind", "config", "units", "sha256")
+    return {key: value for key, value in read_header(path).items() if key not in own}
 
 
 def plot_learning_curve(curve: LearningCurve, log: Path, picture: Path) -> None:
