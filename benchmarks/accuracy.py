@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from _common import load_potential, make_parser, parse, print_table, split_fractions, write_json
 
-from egnn_md.data.frames import Frames, read_frames
+from egnn_md.data.frame_files import read_frames
+from egnn_md.data.frames import Frames
 from egnn_md.data.split import assign_split
 from egnn_md.evaluation.potential import Metrics, evaluate
 from egnn_md.models.potential import Potential

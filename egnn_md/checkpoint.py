@@ -85,7 +85,7 @@ def save(model: nn.Module, path: str | Path, information: Mapping[str, Any] | No
 
     path = Path(path)
     config: Any = model.config
-    header = {
+    header: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "library_version": __version__,
         "kind": _kind_of(model),

@@ -21,7 +21,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from egnn_md.checkpoint import load, save
 from egnn_md.cli import main
-from egnn_md.data.frames import read_frames
+from egnn_md.data.frame_files import read_frames
 from egnn_md.data.split import assign_split
 from egnn_md.dynamics.observers import read_log
 from egnn_md.evaluation import evaluate as evaluation

@@ -62,7 +62,6 @@ NEUTRAL: Final = 0.01
 """e: charges that are no larger add up to nothing."""
 PERIODIC: Final = "it is periodic; the model knows isolated molecules: set pbc=False if it is one"
 CHARGED: Final = "it is charged; the model knows neutral molecules only"
-RADICAL: Final = "it is a radical; the model knows closed shells only"
 
 
 def charge_of(atoms: Any) -> float:
@@ -98,15 +97,18 @@ def _said(atoms: Any, names: Sequence[str]) -> list[Any]:
 
 def structure_of(atoms: Any) -> Structure:
     """From an `ase.Atoms`, or anything with its numbers, positions, pbc and info."""
-    charge, multiplicity, unfit = charge_of(atoms), multiplicity_of(atoms), ""
-    if np.any(atoms.pbc):
-        unfit = PERIODIC
-    elif not abs(charge) <= NEUTRAL:
-        unfit = CHARGED
-    elif multiplicity != 1:
-        unfit = f"its multiplicity is {multiplicity:g}; the model knows closed shells (1) only"
+    unfit = unfit_of(bool(np.any(atoms.pbc)), charge_of(atoms), multiplicity_of(atoms))
     name = str(next(iter(_said(atoms, ("name", "title", "smiles"))), ""))
     return Structure(np.asarray(atoms.numbers, np.int64), np.asarray(atoms.positions, np.float64), unfit, name)
+
+
+def unfit_of(periodic: bool, charge: float, multiplicity: float) -> str:
+    """Why a structure of which this is known is no neutral closed-shell molecule in vacuum; empty if it is one."""
+    if periodic:
+        return PERIODIC
+    if not abs(charge) <= NEUTRAL:
+        return CHARGED
+    return "" if multiplicity == 1 else f"its multiplicity is {multiplicity:g}; the model knows closed shells (1) only"
 
 
 def structures_of(structures: Any) -> tuple[list[Structure], bool]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
-from egnn_md.data.frames import DataError, ragged_rows
+from egnn_md.data.frames import ragged_rows
+from egnn_md.data.reading import MOST_ATOMS, DataError, read_npz, whole_numbers
 from egnn_md.models.potential import Potential
 from egnn_md.neighbors import molecules_graph
 from egnn_md.storage import write_npz
@@ -131,18 +131,20 @@ _ARRAYS: Final = ("n_atoms", "copy", "energy", *_PER_ATOM)
 def read_segments(path: Path) -> Segments:
     """Read what `Segments.save` wrote. Raises DataError if it is missing, damaged or of another kind."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            details = json.loads(str(archive["details"]))
-            segments = Segments(
-                **{name: archive[name] for name in _ARRAYS}, spacing=details["spacing_fs"], origin=details["origin"]
-            )
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path, ("details", *_ARRAYS), ())
+        details = json.loads(str(arrays.pop("details")))
+        arrays["n_atoms"] = whole_numbers(arrays["n_atoms"], "n_atoms", MOST_ATOMS)
+        segments = Segments(**arrays, spacing=float(details["spacing_fs"]), origin=details["origin"])
+        shape = (int(segments.n_atoms.sum()), segments.n_snapshots, 3)
+        kinds = {name: values.dtype.kind for name, values in arrays.items()}
+        if set(kinds.values()) - set("iuf") or segments.atomic_numbers.shape != shape[:1]:
+            raise ValueError(f"arrays of {kinds}")
+    except (OSError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is no file of segments as egnn-md data flow writes them: {error}") from error
-    arrays = (segments.positions, segments.velocities, segments.forces)
-    shape = (int(segments.n_atoms.sum()), segments.n_snapshots, 3)
-    if any(array.shape != shape for array in arrays) or segments.energy.shape != (len(segments), shape[1]):
+    moving = (segments.positions, segments.velocities, segments.forces)
+    if any(array.shape != shape for array in moving) or segments.energy.shape != (len(segments), shape[1]):
         raise DataError(f"{path}: positions, velocities, forces and energy must have the same atoms and snapshots")
-    if not all(np.isfinite(array).all() for array in (*arrays, segments.masses, segments.energy)):
+    if not all(np.isfinite(array).all() for array in (*moving, segments.masses, segments.energy)):
         raise DataError(f"{path} holds numbers that are not finite")
     return segments
 

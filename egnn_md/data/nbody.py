@@ -13,7 +13,6 @@ side with all frames from 0 on.
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from egnn_md.data.frames import DataError
+from egnn_md.data.reading import DataError, read_npz
 from egnn_md.storage import write_npz
 
 FloatArray = NDArray[np.floating[Any]]
@@ -204,12 +203,8 @@ def read(path: Path, side: str) -> Trajectories:
     """One side of a file. Raises DataError if the file or the side is not there or makes no sense."""
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    try:
-        with path.open("rb") as file, np.load(file) as archive:
-            names = [name for name in archive.files if name == "frames" or name.startswith(f"{side}_")]
-            arrays = {name.removeprefix(f"{side}_"): archive[name] for name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no readable npz file, or is cut off: {error}") from error
+    names = ("frames", *(f"{side}_{name}" for name in ("positions", "velocities", "charges", "springs")))
+    arrays = {name.removeprefix(f"{side}_"): array for name, array in read_npz(path, (), names).items()}
     if side == "rollout" and "positions" in arrays:
         arrays["frames"] = np.arange(arrays["positions"].shape[1] if arrays["positions"].ndim == 4 else 0)
     missing = [name for name in ("frames", "positions", "velocities") if name not in arrays]

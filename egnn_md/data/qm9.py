@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 
 from egnn_md.chemistry.elements import NUMBER_OF
 from egnn_md.chemistry.targets import BY_NAME, NAMES, TARGETS
-from egnn_md.data.frames import Array, DataError, check_arrays, ragged_rows, read_npz
-from egnn_md.data.sdf import next_record, parse_molecule
+from egnn_md.data.checks import check_arrays
+from egnn_md.data.frames import ragged_rows
+from egnn_md.data.reading import Array, DataError, read_npz
+from egnn_md.data.sdf import parse_molecule, records
 from egnn_md.storage import write_npz
 
 N_MOLECULES: Final = 133_885
@@ -233,14 +235,15 @@ def _read_sdf(path: Path) -> Molecules:
         raise DataError(f"{tables[0]} lacks the columns {', '.join(missing)}")
     rows = []
     with path.open() as sdf:
+        found = records(sdf)
         for row in properties:
             try:
-                numbers, positions, *_ = parse_molecule(next_record(sdf))
+                numbers, positions, *_ = parse_molecule(next(found, []))
                 values = [float(row[name]) if row[name] else np.nan for name in NAMES]
                 rows.append((int(row["mol_id"].removeprefix("gdb_")), numbers, positions, values))
             except (ValueError, KeyError, IndexError, TypeError) as error:
                 raise DataError(f"{path}: molecule {len(rows)} ({row['mol_id']}) is broken: {error!r}") from error
-        if sdf.read(1):
+        if next(found, None) is not None:
             raise DataError(f"{path} holds more molecules than the {len(rows)} of {tables[0]}")
     return _gathered(rows, path)
 

@@ -1,10 +1,12 @@
-"""Records of an sdf file (MDL's V2000): elements, positions, charge."""
+"""Records of an sdf file (MDL's V2000): elements, positions, charge, multiplicity."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, TextIO
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 from egnn_md.chemistry.elements import NUMBER_OF
+from egnn_md.data.drawings import DRAWING, is_flat_drawing
 
 
 class SdfMolecule(NamedTuple):
@@ -13,17 +15,20 @@ class SdfMolecule(NamedTuple):
     numbers: list[int]
     positions: list[list[float]]
     charge: int
-    radical: bool
+    multiplicity: int
 
 
-def next_record(sdf: TextIO) -> list[str]:
-    """The lines of the next record, without its $$$$; none at the end of the file."""
-    lines: list[str] = []
-    for line in iter(sdf.readline, ""):
-        if line.startswith("$$$$"):
-            return lines
-        lines.append(line)
-    return lines if any(line.strip() for line in lines) else []
+def records(lines: Iterator[str]) -> Iterator[list[str]]:
+    """The lines of each record, without its $$$$."""
+    record: list[str] = []
+    for line in lines:
+        if not line.startswith("$$$$"):
+            record.append(line)
+            continue
+        yield record
+        record = []
+    if any(line.strip() for line in record):
+        yield record
 
 
 _OLD_CHARGE: Final = {1: 3, 2: 2, 3: 1, 5: -1, 6: -2, 7: -3}
@@ -42,11 +47,26 @@ def parse_molecule(record: list[str]) -> SdfMolecule:
         raise ValueError(f"it has an unknown element {error}") from None
     except (IndexError, ValueError):
         raise ValueError("it is no V2000 record, or its counts do not fit its lines") from None
+    if is_flat_drawing(numbers, positions, marked=record[1][20:22] == "2D"):
+        raise ValueError(DRAWING)
     if len(numbers) != n_atoms or not after or after[0][:1] not in ("M", "A", "V", "G", "S", ">"):
         raise ValueError("its counts of atoms and bonds do not fit its lines")
     properties = [line for line in after if line.startswith(("M  CHG", "M  RAD"))]
     if not properties:
-        return SdfMolecule(numbers, positions, sum(_OLD_CHARGE.get(code, 0) for code in codes), 4 in codes)
-    charge = sum(sum(map(int, line[9:].split()[1::2])) for line in properties if line.startswith("M  CHG"))
-    radical = any(line.startswith("M  RAD") for line in properties)
-    return SdfMolecule(numbers, positions, charge, radical)
+        charge, unpaired = sum(_OLD_CHARGE.get(code, 0) for code in codes), codes.count(4)
+        return SdfMolecule(numbers, positions, charge, unpaired + 1)
+    try:
+        charge = sum(_numbers_of(properties, "M  CHG"))
+        unpaired = sum(_UNPAIRED[kind] for kind in _numbers_of(properties, "M  RAD"))
+    except (KeyError, ValueError):
+        raise ValueError("its lines M CHG or M RAD are not numbers of atoms and charges") from None
+    return SdfMolecule(numbers, positions, charge, unpaired + 1)
+
+
+_UNPAIRED: Final = {0: 0, 1: 0, 2: 1, 3: 2}
+"""Electrons, by the code of M RAD."""
+
+
+def _numbers_of(properties: list[str], kind: str) -> list[int]:
+    """Every second number after the count: the first of a pair is the atom."""
+    return [int(word) for line in properties if line.startswith(kind) for word in line[9:].split()[1::2]]

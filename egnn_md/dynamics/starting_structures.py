@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from egnn_md.chemistry.elements import CLOSEST_PAIR, MAX_ATOMIC_NUMBER, symbol
+from egnn_md.data.reading import DataError
+from egnn_md.data.structure_files import as_atoms, read_structures
 from egnn_md.neighbors import neighbor_list
 from egnn_md.neighbors.lists import complete_cell
 
@@ -61,16 +64,25 @@ def file_and_index(name: str) -> tuple[Path, int]:
 
 
 def _read_file(path: Path, index: int) -> Atoms:
-    import ase.io
-
-    if path.is_dir() or path.stat().st_size == 0:
-        raise StructureError(f"{path} is {'a folder' if path.is_dir() else 'empty'}: give a file with a structure")
     try:
-        atoms = ase.io.read(path, index=index, do_not_split_by_at_sign=True)
-    except Exception as error:  # ase's readers raise whatever their parsing trips on
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise StructureError(f"ase cannot read {path}: {reason}") from error
-    atoms.calc = None  # labels of the file are not ours
+        return _frame(path, index)
+    except DataError as error:
+        raise StructureError(str(error)) from error
+
+
+def _frame(path: Path, index: int) -> Atoms:
+    """Frame `index` of a file, from its end if negative, without labels: those are not ours."""
+    last: deque[Any] = deque(maxlen=max(1, -index))
+    for number, item in read_structures(path, max(index, 0)):
+        last.append(item)
+        if number == index:
+            break
+    if len(last) < max(1, -index):
+        raise DataError(f"{path} has no structure {index}")
+    if isinstance(last[0], DataError):
+        raise DataError(f"{path}: {last[0]}")
+    atoms: Atoms = as_atoms(last[0])
+    atoms.calc = None
     return atoms
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from egnn_md.data.reading import read_npz
 from egnn_md.dynamics.settings import MDSettings
 from egnn_md.storage import Hold, refuse_links, releasing_on_error, write_whole
 
@@ -114,9 +115,8 @@ class RestartState:
         if not path.exists():
             raise RunError(f"{path.parent} holds no run to resume (no {path.name} in it)")
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                details = json.loads(str(archive["details"]))
-                arrays = {name: archive[name] for name in _ARRAYS}
+            arrays = read_npz(path, ("details", *_ARRAYS), ())
+            details = json.loads(str(arrays.pop("details")))
             if details["version"] > STATE_VERSION:
                 raise RunError(f"{path} was written by a newer egnn-md: pip install -U egnn-md")
             settings = MDSettings.from_dict(details["settings"])

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from egnn_md.data.frame_batches import Batch, EdgeTable, FrameBatches
-from egnn_md.data.frames import DataError, Frames, read_frames
+from egnn_md.data.frame_files import read_frames
+from egnn_md.data.frames import DataError, Frames
 from egnn_md.data.split import assign_split
 from egnn_md.evaluation.evaluate import Evaluation, EvaluationError, Request, Sample, Samples
 from egnn_md.evaluation.figures import figure

@@ -14,7 +14,6 @@ of graphs isomorphic to one of an earlier side.
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from egnn_md.data.frames import DataError
+from egnn_md.data.reading import DataError, read_npz
 from egnn_md.storage import write_npz
 
 Family = Literal["community", "erdos-renyi"]
@@ -177,14 +176,10 @@ def read(path: Path, side: str) -> RandomGraphs:
     if not path.is_file():
         raise DataError(f"no such file: {path}")
     names = ("family", *(f"{side}_{name}" for name in ("n_nodes", "n_edges", "edges", "repeats")))
-    try:
-        with path.open("rb") as file, np.load(file) as archive:
-            missing = [name for name in names if name not in archive.files]
-            arrays = [archive[name] for name in names if not missing]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no readable npz file, or is cut off: {error}") from error
-    if missing:
+    found = read_npz(path, (), names)
+    if missing := [name for name in names if name not in found]:
         raise DataError(f"{path} has no {side} graphs (no {missing[0]}); `egnn-md data community` makes some")
+    arrays = [found[name] for name in names]
     if not all(np.issubdtype(array.dtype, np.integer) for array in arrays[1:]):
         raise DataError(f"{path}: {side} has values that are not whole numbers")
     n_nodes, n_edges, edges, repeats = (array.astype(np.int64) for array in arrays[1:])

@@ -14,7 +14,8 @@ from torch import Tensor
 from egnn_md.checkpoint import load
 from egnn_md.chemistry.elements import symbols
 from egnn_md.data.frame_batches import Batch, EdgeTable, FrameBatches
-from egnn_md.data.frames import DataError, Frames, concatenate, read_frames
+from egnn_md.data.frame_files import read_frames
+from egnn_md.data.frames import DataError, Frames, concatenate
 from egnn_md.data.split import assign_split
 from egnn_md.evaluation.labels import absolute_errors
 from egnn_md.evaluation.potential import evaluate, plot_parity

@@ -42,15 +42,14 @@ def usable(numbers: Any, positions: Any) -> None:
 
 
 def _by_md(path: Path) -> None:
-    from egnn_md.dynamics.structures import read_structure
+    from egnn_md.dynamics.starting_structures import read_structure
 
     atoms = read_structure(str(path))
     usable(atoms.numbers, atoms.positions)
 
 
 def _by_predict(path: Path) -> None:
-    from egnn_md.data.structures import DataError
-
+    from egnn_md.data.reading import DataError
     from egnn_md.data.stream import stream
 
     for count, (_, found) in enumerate(stream(path)):
@@ -61,7 +60,7 @@ def _by_predict(path: Path) -> None:
 
 
 def _by_train(path: Path) -> None:
-    from egnn_md.data.structures import read_frames
+    from egnn_md.data.frame_files import read_frames
 
     frames = read_frames(path)
     usable(frames.atomic_numbers, frames.positions)

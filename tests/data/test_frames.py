@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from graphs import crystal, make_graph, molecule
 
 from egnn_md.data.frame_batches import EdgeTable, FrameBatches
-from egnn_md.data.frames import DataError, Frames, concatenate, ragged_rows, read_frames
+from egnn_md.data.frame_files import read_frames
+from egnn_md.data.frames import DataError, Frames, concatenate, ragged_rows
+from egnn_md.data.labels import LabelKeys
 from egnn_md.data.split import assign_split
 from egnn_md.graph import Graph
 from egnn_md.training.sampling import StepBatch, StepSampler
@@ -58,6 +62,69 @@ def written(path: Path, **changes: Any) -> Path:
     data = {name: value for name, value in (arrays() | changes).items() if value is not None}
     np.savez(path, **data)
     return path
+
+
+PARTS = {"atomic_numbers": np.ones(1, int), "positions": np.zeros((1, 3))}
+
+
+def labelled(path: Path, comment: str, column: str = "") -> Path:
+    """Two hydrogen atoms with this in the comment line, and perhaps a column of vectors."""
+    vectors = [" 0.1 0.2 0.3" if column else ""] * 2
+    columns = f"Properties=species:S:1:pos:R:3{f':{column}:R:3' if column else ''}"
+    path.write_text(f"2\n{columns} {comment}\nH 0 0 0{vectors[0]}\nH 0 0 0.74{vectors[1]}\n")
+    return path
+
+
+@pytest.mark.parametrize("name", ["REF_forces", "force", "dft_forces", "forces_ref"])
+def test_forces_under_another_name_are_found_and_said(name: str, tmp_path: Path) -> None:
+    path = labelled(tmp_path / "a.extxyz", "energy=-31.0", name)
+    with pytest.warns(UserWarning, match=f"forces is read from '{name}'; data.forces_key"):
+        frames = read_frames(path)
+    assert frames.forces is not None
+    assert frames.forces.tolist() == [[0.1, 0.2, 0.3]] * 2
+    assert frames.energy.tolist() == [-31.0]
+
+
+def test_vectors_that_nothing_uses_are_warned_of_and_can_be_named(tmp_path: Path) -> None:
+    path = labelled(tmp_path / "a.extxyz", "u0=-31.0", "pulls")
+    with pytest.warns(UserWarning, match="pulls are not used"), pytest.raises(DataError, match="no energies and no"):
+        read_frames(path)
+    frames = read_frames(path, LabelKeys(energy="u0", forces="pulls"))
+    assert (frames.energy.tolist(), frames.forces is not None) == ([-31.0], True)
+    with pytest.raises(DataError, match=r"has no 'e' \(data.energy_key\); it has .*u0"):
+        read_frames(path, LabelKeys(energy="e"))
+
+
+def test_forces_alone_are_enough(tmp_path: Path) -> None:
+    for frames in (
+        read_frames(labelled(tmp_path / "a.extxyz", "", "forces")),
+        read_frames(written(tmp_path / "a.npz", energy=None)),
+    ):
+        assert np.isnan(frames.energy).all()
+        assert frames.forces is not None
+
+
+def test_columns_that_nothing_needs_may_hold_anything(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.npz", split=np.array(["train"] * 3), meta=np.array([object()]))
+    assert len(read_frames(path)) == 3
+
+
+def test_a_file_that_unpacks_to_far_more_than_it_can_hold_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("positions.npy", "w") as file:
+        shape = (26 * 10**6, 3)
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+        for _ in range(624):
+            file.write(b"\0" * 10**6)
+    np.savez(tmp_path / "rest.npz", n_atoms=np.ones(1, int), atomic_numbers=np.ones(1, int), energy=np.zeros(1))
+    with zipfile.ZipFile(tmp_path / "rest.npz") as rest, zipfile.ZipFile(path, "a") as archive:
+        for name in rest.namelist():
+            archive.writestr(name, rest.read(name))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="would unpack to"):
+        read_frames(path)
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
 
 
 def test_npz_round_trip(tmp_path: Path) -> None:
@@ -128,13 +195,13 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("empty.extxyz", lambda path: path.touch(), "empty"),
     ("folder.npz", lambda path: path.mkdir(), "folder"),
     ("junk.npz", junk, "not a readable npz"),
-    ("junk.extxyz", junk, "cannot read"),
+    ("junk.extxyz", junk, "structure 0 should begin"),
     ("cut.npz", cut, "not a readable npz"),
-    ("prose.xyz", lambda path: path.write_text("not a structure\nat all\n"), "cannot read"),
-    ("pickled.npz", lambda path: np.savez(path, n_atoms=np.array([object()])), "not a readable npz"),
-    ("lacking.npz", lambda path: written(path, energy=None), "lacks energy"),
+    ("prose.xyz", lambda path: path.write_text("not a structure\nat all\n"), "structure 0 should"),
+    ("pickled.npz", lambda path: np.savez(path, n_atoms=np.array([object()]), **PARTS), "not a readable npz"),
+    ("lacking.npz", lambda path: written(path, positions=None), "lacks positions"),
     ("short.npz", lambda path: written(path, n_atoms=np.array([9, 3])), "do not fit"),
-    ("negative.npz", lambda path: written(path, n_atoms=np.array([-3, 15, 5])), "do not fit"),
+    ("negative.npz", lambda path: written(path, n_atoms=np.array([-3, 15, 5])), "whole numbers"),
     ("flat.npz", lambda path: written(path, positions=arrays()["positions"][:, :2]), "do not fit"),
     ("forces.npz", lambda path: written(path, forces=arrays()["forces"][:5]), "do not fit"),
     ("cell.npz", lambda path: written(path, cell=np.zeros((2, 3, 3))), "do not fit"),
@@ -146,8 +213,23 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("nan.npz", lambda path: written(path, positions=with_nan(11)), "frame 1 has NaN"),
     ("inf.npz", lambda path: written(path, positions=with_nan(12, np.inf)), "frame 2 has NaN"),
     ("dummy.npz", lambda path: written(path, atomic_numbers=np.zeros(17, int)), "atomic numbers"),
-    ("heavy.npz", lambda path: written(path, atomic_numbers=np.full(17, 999)), "atomic numbers"),
-    ("unlabelled.npz", lambda path: written(path, energy=np.full(3, np.nan)), "no energies"),
+    ("heavy.npz", lambda path: written(path, atomic_numbers=np.full(17, 999)), "atomic_numbers must"),
+    ("half.npz", lambda path: written(path, atomic_numbers=np.full(17, 6.5)), "whole numbers"),
+    ("unlabelled.npz", lambda path: written(path, energy=None, forces=None), "no energies and no forces"),
+    ("infinite.npz", lambda path: written(path, energy=np.array([0.0, np.inf, 0.0])), "frame 1 has an energy"),
+    ("huge.npz", lambda path: written(path, energy=np.array([0.0, 0.0, 1e300])), "frame 2 has an energy"),
+    ("wild.npz", lambda path: written(path, forces=np.full((17, 3), 1e9)), "frame 0 has forces"),
+    ("twice.npz", lambda path: written(path, positions=np.zeros((17, 3))), "frame 0 has atoms 0.000 Å apart"),
+    ("nm.npz", lambda path: written(path, positions=0.3 * arrays()["positions"]), "are positions in nm"),
+    ("bohr.npz", lambda path: written(path, positions=2.5 * arrays()["positions"]), "are positions in Bohr"),
+    ("word.extxyz", lambda path: labelled(path, 'energy="n/a"'), "frame 0: energy is 'n/a', no number"),
+    ("array.extxyz", lambda path: labelled(path, 'energy="1 2 3"'), r"frame 0: energy has the shape \(3,\)"),
+    (
+        "two.extxyz",
+        lambda path: labelled(path, "dft_energy=1 REF_energy=2"),
+        "REF_energy or dft_energy.*data.energy_key",
+    ),
+    ("flat.extxyz", lambda path: path.write_text('1\npbc="T T T" energy=1\nH 0 0 0\n'), "frame 0: .*no volume"),
     ("unlabelled.xyz", lambda path: ase.io.write(path, Atoms("H2", [[0, 0, 0], [0, 0, 0.7]])), "no energies"),
 ]
 
