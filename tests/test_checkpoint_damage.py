@@ -226,12 +226,12 @@ def test_oversized_files_are_refused_unread(checkpoint_file: Path, tmp_path: Pat
 
 
 def flip(state: dict[str, Tensor]) -> None:
-    state["readout.0.weight"].view(torch.int64)[0, 0] ^= 1
+    state["network.readout.0.weight"].view(torch.int64)[0, 0] ^= 1
 
 
 def swap(state: dict[str, Tensor]) -> None:
-    a, b = state["readout.0.bias"], state["readout.2.weight"][0]
-    state["readout.0.bias"], state["readout.2.weight"] = b.clone(), a.clone()[None]
+    a, b = state["network.readout.0.bias"], state["network.readout.2.weight"][0]
+    state["network.readout.0.bias"], state["network.readout.2.weight"] = b.clone(), a.clone()[None]
 
 
 def blind(state: dict[str, Tensor]) -> None:

@@ -131,7 +131,7 @@ MISTAKES = [
     ("md CH3CH2OO --model MODEL", "neither a file nor a molecule"),
     ("md", "give a structure"),
     ("md empty.xyz --model MODEL", "empty.xyz is empty"),
-    ("md words.xyz --model MODEL", "ase cannot read words.xyz"),
+    ("md words.xyz --model MODEL", "structure 0 should begin"),
     ("md nan.xyz --model MODEL", "NaN"),
     ("md close.xyz --model MODEL", "0.050 Å apart"),
     ("md silane.xyz --model MODEL", "Si"),
@@ -175,7 +175,7 @@ MISTAKES = [
     ("relax silane.xyz --model MODEL", "Si"),
     ("evaluate MODEL nowhere.npz", "no such file"),
     ("evaluate MODEL empty.xyz", "empty"),
-    ("evaluate MODEL words.xyz", "ase cannot read"),
+    ("evaluate MODEL words.xyz", "structure 0 should begin"),
     ("evaluate MODEL unlabelled.extxyz", "no energies"),
     ("evaluate MODEL silicon.extxyz", "Si"),
     ("evaluate MODEL a_file", "a_file"),
@@ -234,12 +234,12 @@ def test_a_folder_that_cannot_be_written(
 
 
 def test_our_own_errors_keep_their_traceback(call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    import egnn_md.checkpoint
+    import egnn_md.registry
 
     def broken() -> None:
         raise ValueError("a bug in the package")
 
-    monkeypatch.setattr(egnn_md.checkpoint, "shipped_models", broken)
+    monkeypatch.setattr(egnn_md.registry, "shipped_models", broken)
     with pytest.raises(ValueError, match="a bug"):
         call("models")
 

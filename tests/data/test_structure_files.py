@@ -50,6 +50,7 @@ NO_CHARGES
 1 1 2 1
 2 1 3 1
 """
+CELL_OF_ONE = "CRYST1    1.000    1.000    1.000  90.00  90.00  90.00 P 1           1\n"
 XYZ_WATER = "3\n\nO 0 0 0.1\nH 0 0.76 -0.5\nH 0 -0.76 -0.5\n"
 
 
@@ -70,7 +71,7 @@ def read(path: Path) -> list[Any]:
         ("bare.pdb", WATER_PDB),
         (
             "one-angstrom-cell.pdb",
-            "CRYST1    1.000    1.000    1.000  90.00  90.00  90.00 P 1           1\n" + WATER_PDB,
+            CELL_OF_ONE + WATER_PDB,
         ),
         ("ended.pdb", f"MODEL        1\n{WATER_PDB}ENDMDL\nEND\n"),
         ("water.sdf", SDF_WATER.format("")),
