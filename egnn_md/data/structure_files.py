@@ -91,6 +91,16 @@ class _Lines:
 
 
 def _read_xyz(path: Path, start: int, labels: bool) -> Iterator[Item]:
+    for index, (n_atoms, block) in enumerate(xyz_blocks(path)):
+        if index >= start:
+            yield index, parse_xyz(n_atoms, block, labels)
+
+
+def xyz_blocks(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number of atoms, and the comment and atom lines that go with it, as they stand there, of each structure.
+
+    Raises DataError where no structure can begin.
+    """
     index, lines = 0, _Lines(lines_of(path))
     while line := "".join(lines.take(1)):
         if not line.strip():  # ase's writers and people's editors leave empty lines behind
@@ -107,13 +117,12 @@ def _read_xyz(path: Path, start: int, labels: bool) -> Iterator[Item]:
         lines.back = block[end:] + lines.back
         if block and _QM9.match(block[0]):
             lines.take(3)  # frequencies, SMILES, InChI
-        if index >= start:
-            yield index, _parse_xyz(n_atoms, block[:end], labels)
+        yield n_atoms, block[:end]
         index += 1
 
 
-def _parse_xyz(n_atoms: int, block: list[str], labels: bool) -> Plain | Any:
-    """Comment and atom lines of one structure."""
+def parse_xyz(n_atoms: int, block: list[str], labels: bool = False) -> Plain | Any:
+    """A `Plain` or an `ase.Atoms` from the comment and atom lines of one structure, or a DataError."""
     if len(block) != n_atoms + 1:
         return DataError(f"it has {len(block) - 1} atoms, not {n_atoms} as it says")
     comment, lines = block[0].lower(), block[1:]

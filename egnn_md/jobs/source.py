@@ -1,8 +1,7 @@
-"""Structures of a file for workers: xyz files as text, which costs the dispatcher nothing, everything else by ase."""
+"""Structures of a file for workers: xyz files as text, which costs the dispatcher little, everything else as atoms."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,7 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from egnn_md.data.frames import DataError, check_arrays, read_npz
+from egnn_md.data.checks import check_arrays
+from egnn_md.data.reading import DataError, read_npz
+from egnn_md.data.structure_files import as_atoms as as_ase_atoms
+from egnn_md.data.structure_files import parse_xyz, read_structures, xyz_blocks
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -29,7 +31,11 @@ def read_items(path: Path) -> Iterator[Item]:
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty")
     suffix = path.suffix.lower()
-    return _xyz(path) if suffix in (".xyz", ".extxyz") else _npz(path) if suffix == ".npz" else _ase(path)
+    if suffix == ".npz":
+        return _npz(path)
+    if suffix in (".xyz", ".extxyz"):
+        return _xyz(path)
+    return (as_ase_atoms(item) for _, item in read_structures(path))
 
 
 def holds_several(path: Path) -> bool:
@@ -39,40 +45,25 @@ def holds_several(path: Path) -> bool:
 
 def as_atoms(item: Item) -> Atoms:
     """The structure, without labels. Raises ValueError if it cannot be read."""
+    found: Any = item
     if isinstance(item, str):
-        import ase.io
-
-        try:
-            atoms: Any = ase.io.read(io.StringIO(item), format="extxyz")
-        except Exception as error:  # whatever a parser says of one structure, the next may be sound
-            raise DataError(f"it cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from None
-    elif isinstance(item, DataError):
-        raise item
-    else:
-        atoms = item
+        count, *block = item.splitlines(keepends=True)
+        found = parse_xyz(int(count), block)
+    if isinstance(found, DataError):
+        raise found
+    atoms: Atoms = as_ase_atoms(found)
     atoms.calc = None
     return atoms
 
 
 def _xyz(path: Path) -> Iterator[Item]:
-    with path.open(errors="replace") as file:
-        index = 0
-        while line := file.readline():
-            if not line.strip():
-                continue
-            if not line.strip().isdigit() or len(line) > 12:
-                raise DataError(
-                    f"{path}: where structure {index} should begin with its number of atoms, there is "
-                    f"{line.strip()[:60]!r}"
-                )
-            yield line + "".join(islice(file, int(line) + 1))
-            index += 1
+    return (f"{n_atoms}\n{''.join(block)}" for n_atoms, block in xyz_blocks(path))
 
 
 def _npz(path: Path) -> Iterator[Item]:
     from ase import Atoms
 
-    data = read_npz(path, ("n_atoms", "atomic_numbers", "positions"))
+    data = read_npz(path, ("n_atoms", "atomic_numbers", "positions"), ("cell", "pbc", "charge"))
     check_arrays(data, path, per_frame=("charge",))
     ends = np.cumsum(data["n_atoms"].astype(np.int64))
     for k, end in enumerate(ends):
@@ -84,13 +75,3 @@ def _npz(path: Path) -> Iterator[Item]:
         if "charge" in data and data["charge"][k]:
             atoms.info["charge"] = int(data["charge"][k])
         yield atoms
-
-
-def _ase(path: Path) -> Iterator[Item]:
-    import ase.io
-
-    try:
-        yield from ase.io.iread(path)
-    except Exception as error:  # ase's readers raise whatever their parsing trips on
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"ase cannot read {path}: {reason}") from error

@@ -101,7 +101,7 @@ def test_one_bad_structure_is_its_own_affair(tmp_path: Path) -> None:
     (tmp_path / "in.xyz").write_text(text)
     job = Job(tmp_path / "out.extxyz", Counting(str(tmp_path / "log")), {}, size=8)
     assert job.run(read_items(tmp_path / "in.xyz"), Here()) == Counts(1, 2, True)
-    assert "cannot be read" in (tmp_path / "out.extxyz.csv").read_text()
+    assert "unknown element 'Qq'" in (tmp_path / "out.extxyz.csv").read_text()
     for name, content in (("empty.xyz", ""), ("bad.xyz", "two\n\nHe 0 0 0\n")):
         (tmp_path / name).write_text(content)
         with pytest.raises(DataError):
