@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from egnn_md.calculators import EGNNCalculator
 from egnn_md.checkpoint import save
 from egnn_md.models.potential import Potential
 
-ts = pytest.importorskip("torch_sim", reason="TorchSim is not installed: pip install 'egnn-md[torchsim]'")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of what TorchSim imports
+    ts = pytest.importorskip("torch_sim", reason="TorchSim is not installed: pip install 'egnn-md[torchsim]'")
 
 
 def periodic_water(seed: int) -> Atoms:
