@@ -9,7 +9,7 @@ MINUTES ?= 5
 
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs campaign clean
+.PHONY: help demo test lint docs campaign release clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ docs: $(VENV)/.installed-docs  ## Build the documentation's site into site/; war
 
 campaign: $(VENV)/.installed-test  ## Try to break it, for MINUTES=5; hours find more
 	OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/run.py --minutes $(MINUTES)
+
+release: $(VENV)/.installed-release  ## Check, build and try a release; nothing is uploaded
+	$(BIN)/python .ci/release
 
 clean:  ## Remove the environment, caches and the demo's output
 	rm -rf $(VENV) $(DEMO) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -53,3 +56,7 @@ $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
 	@echo "Installing egnn-md and what its site needs into $(VENV); the first time this takes a minute or two."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[docs]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-release: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build twine
+	@touch $@

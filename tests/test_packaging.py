@@ -10,6 +10,8 @@ import sys
 import tarfile
 import zipfile
 from email.parser import HeaderParser
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = ("egnn_md", "calculators", "tests", "examples", "docs", "benchmarks", "recipes", ".ci")
 FILES = (
     *("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md"),
-    "mkdocs.yml",
+    *("mkdocs.yml", "CITATION.cff", "SECURITY.md", "THIRD_PARTY.md"),
 )
 BUILD = "from setuptools import build_meta as b; import sys; print(b.build_{}(sys.argv[1]))"
 
@@ -199,3 +201,15 @@ def test_shipped_models_have_cards() -> None:
     weights = {Path(name).stem for name in files if name.endswith(".safetensors")}
     cards = {Path(name).stem for name in files if name.endswith(".md")}
     assert weights <= cards
+
+
+def test_release_says_what_is_missing() -> None:
+    loader = SourceFileLoader("release", str(ROOT / ".ci" / "release"))
+    release = module_from_spec(spec_from_loader("release", loader))  # type: ignore[arg-type]
+    loader.exec_module(release)
+    changelog, citation = "# C\n\n## Unreleased\n\n## 1.2.3 (2030-01-02)\n", "a: b\nversion: 1.2.3\n"
+    assert release.problems("1.2.3", changelog, citation) == []
+    assert len(release.problems("1.2.4", changelog, citation)) == 2
+    assert len(release.problems("1.2.3.dev0", changelog, citation)) == 3
+    told = release.problems("1.2.3", changelog.replace("Unreleased\n", "Unreleased\n\n- new\n"), citation)
+    assert "Unreleased" in told[0]

@@ -332,9 +332,7 @@ class VectorLayer(nn.Module):
             by_h = by_h + normalised_vjp(by_normed, tape.normed, tape.inverse_norm)
         return State(by_h) if self.first else State(by_h, by_v_in, by_tensors)
 
-    def _tensor_invariants_vjp(
-        self, by: Tensor, tape: TensorTape, by_tensors: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _tensor_invariants_vjp(self, by: Tensor, tape: TensorTape, by_tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         """∂E by v', and by T' with what is there already."""
         by_inner, by_forms = (part.unsqueeze(-2) for part in by.chunk(2, -1))
         half = 0.5 * by_inner

@@ -89,7 +89,7 @@ function show(k) {
 function fit() {
   if (report.viewer === null) return;
   report.viewer.zoomTo();
-  report.viewer.zoom(1.25);
+  report.viewer.zoom(1.1);
   report.viewer.render();
 }
 

@@ -62,6 +62,7 @@ class Page:
             *(_table(table) for table in self.tables),
             f"<footer>{''.join(f'<p>{escape(note)}</p>' for note in self.notes)}</footer>",
             f'<script type="application/json" id="data">{_json(data)}</script>',
+            f"<!--\n{_text('3Dmol.LICENSE').replace('--', '- -')}\n-->" if shown else "",
             f'<script type="application/gzip" id="viewer-code">{_viewer_code()}</script>' if shown else "",
             f"<script>{_text('page.js')}</script>" if shown else '<script>document.body.dataset.ready = "yes"</script>',
         ]

@@ -57,9 +57,8 @@ def _subtitle(summary: dict[str, Any]) -> str:
     known = summary["information"]
     done = summary["status"].replace("_", " ")
     reason = f" ({summary['reason']})" if summary["reason"] else ""
-    return (
-        f"{known.get('structure', '')} with {known.get('model', 'a model')}; {summary['n_atoms']} atoms; {done}{reason}"
-    )
+    structure = Path(known.get("structure", "")).name
+    return f"{structure} with {known.get('model', 'a model')}; {summary['n_atoms']} atoms; {done}{reason}"
 
 
 def _tiles(summary: dict[str, Any], log: Log) -> list[tuple[str, str]]:

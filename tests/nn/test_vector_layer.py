@@ -230,9 +230,7 @@ def test_tensor_invariants_do_not_turn() -> None:
     for n_dim in (3, 5):
         torch.manual_seed(0)
         sizes = (HIDDEN, MESSAGE, N_RADIAL, N_VECTORS)
-        layers = [
-            VectorLayer(*sizes, first=k == 0, last=k == 2, n_tensors=4, n_dim=n_dim).double() for k in range(3)
-        ]
+        layers = [VectorLayer(*sizes, first=k == 0, last=k == 2, n_tensors=4, n_dim=n_dim).double() for k in range(3)]
         square = SymmetricSquare(n_dim).double()
         h, positions = points(6, n_dim)
         q, _ = torch.linalg.qr(torch.randn(n_dim, n_dim, dtype=torch.float64))
