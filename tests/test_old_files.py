@@ -27,6 +27,7 @@ from egnn_md.paper.autoencoder import GraphInput
 FILES = Path(__file__).parent / "files"
 STORED = dict(np.load(FILES / "answers.npz"))
 STRIDE = 8.0
+pytestmark = pytest.mark.filterwarnings("ignore:.* has no checksum")
 Arrays = Mapping[str, NDArray[Any]]
 
 

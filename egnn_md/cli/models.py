@@ -71,6 +71,7 @@ def _rows(values: dict[str, Any], facts: ModelFacts) -> list[list[str]]:
         rows.append(["reference energies", f"{shares} (what the network's energy of each atom is added to)"])
     for name in ("offsets", "scales", "references"):  # of a property model: nothing to read
         config.pop(name, None)
+    rows.append(["kind", str(values.get("kind"))])
     rows.append(["network", _text(config)])
     rows.append(["licence", str(values.get("licence", "not recorded"))])
     rows.append(["made with", f"egnn-md {values.get('library_version', '?')}, format {values.get('format_version')}"])
