@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,6 +65,7 @@ def predict(
     from egnn_md.evaluation.figures import without_failing
     from egnn_md.models.property import PropertyModel
     from egnn_md.report.predictions import predictions_page
+    from egnn_md.storage import sha256
 
     network = load(model, device=device, dtype=precision)
     if not isinstance(network, PropertyModel):
@@ -75,9 +75,7 @@ def predict(
     columns = ["index", "name", "formula"]
     columns += [f"{column_of(name)}{end}" for name in names for end in ("", "_uncertainty")]
     columns += ["extrapolation", "flag"]
-    with resolve(model).open("rb") as weights:
-        digest = hashlib.file_digest(weights, "sha256").hexdigest()
-    work = {"model": digest, "file": str(file.resolve()), "bytes": file.stat().st_size, "dtype": dtype}
+    work: dict[str, Any] = {"model": sha256(resolve(model)), "file": str(file.resolve()), "sha256": sha256(file), "dtype": dtype}
     work["columns"] = columns
     table = Table(output, columns, work, resume=resume, overwrite=overwrite)
     if table.next_index:

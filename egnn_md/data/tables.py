@@ -15,7 +15,8 @@ from typing import Any, BinaryIO, Final
 
 from egnn_md.chemistry.elements import SYMBOLS
 from egnn_md.chemistry.structures import Structure
-from egnn_md.data.frames import DataError
+from egnn_md.data.reading import DataError
+from egnn_md.storage import Hold, refuse_links, releasing_on_error, write_json
 
 Row = Mapping[str, Any]
 """Values by column: numbers or text; "index" is the structure's place in its file."""
@@ -52,19 +53,21 @@ class Table:
         self.note = path.with_name(path.name + ".part.json")
         self._record, records = FORMATS[path.suffix]
         self.n_rows, self.n_flagged, self.n_skipped, self.next_index = 0, 0, 0, 0
-        if path.exists() and not overwrite:
-            if resume and not self.part.exists():
-                raise TableError(f"{path} is finished: nothing to resume; --overwrite begins anew")
-            raise TableError(f"{path} exists: --overwrite replaces it")
-        if resume and self.part.exists():
-            self._resume(work, records)
-            return
-        if self.part.exists() and not overwrite:
-            raise TableError(f"{self.part} is an unfinished output: --resume goes on with it, --overwrite begins anew")
-        self.note.write_text(json.dumps(work))
-        self._file: BinaryIO = self.part.open("wb")
-        if path.suffix == ".csv":
-            self._file.write((",".join(columns) + "\n").encode())
+        with releasing_on_error(Hold(path)) as self._hold:
+            refuse_links((self.part, self.note))
+            if resume and self.part.exists():
+                self._resume(work, records)
+                return
+            if path.exists() and not overwrite:
+                finished = "is finished: nothing to resume; --overwrite begins anew"
+                raise TableError(f"{path} {finished if resume else 'exists: --overwrite replaces it'}")
+            if self.part.exists() and not overwrite:
+                raise TableError(f"{self.part} is an unfinished output: --resume goes on with it, --overwrite does not")
+            self.part.unlink(missing_ok=True)  # before the note says what is in it
+            write_json(self.note, work)
+            self._file: BinaryIO = self.part.open("wb")
+            if path.suffix == ".csv":
+                self._file.write((",".join(columns) + "\n").encode())
 
     def _resume(self, work: dict[str, Any], records: Records) -> None:
         """Keep the whole rows, cut off what a kill left half written."""
@@ -77,7 +80,8 @@ class Table:
         end = 0
         with self.part.open("rb") as file:
             if self.path.suffix == ".csv":
-                end = len(file.readline())
+                header = file.readline()
+                end = len(header) if header.endswith(b"\n") else 0
             try:
                 for place, index, flag in records(file):
                     self.n_skipped += index - self.next_index  # a format without rows for what was left out
@@ -114,10 +118,12 @@ class Table:
         self._file.close()
         os.replace(self.part, self.path)
         self.note.unlink(missing_ok=True)
+        self._hold.release()
 
     def close(self) -> None:
         """Leave the table unfinished, to be resumed."""
         self._file.close()
+        self._hold.release()
 
 
 def _number(value: Any) -> str:

@@ -13,7 +13,6 @@ from egnn_md.chemistry.elements import CLOSEST_PAIR, MAX_ATOMIC_NUMBER, symbol
 from egnn_md.data.reading import DataError
 from egnn_md.data.structure_files import as_atoms, read_structures
 from egnn_md.neighbors import neighbor_list
-from egnn_md.neighbors.lists import complete_cell
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -115,17 +114,15 @@ def check_structure(atoms: Atoms, name: str) -> None:
     if atoms.has("momenta") and not np.isfinite(atoms.get_momenta()).all():
         raise StructureError(f"{name}: velocities are NaN or infinite")
     cell, pbc = np.asarray(atoms.cell, dtype=np.float64), np.asarray(atoms.pbc, dtype=bool)
-    try:
-        if pbc.any():
-            complete_cell(cell, pbc)
-    except ValueError as error:
-        raise StructureError(f"{name}: {error}") from error
     _check_distances(atoms, cell, pbc, name)
 
 
 def _check_distances(atoms: Atoms, cell: np.ndarray, pbc: np.ndarray, name: str) -> None:
     # The list is made for 1 Å because cells of a cell list must not be much smaller than an atom.
-    (i, j), shift = neighbor_list(atoms.positions, cell, pbc, 1.0)
+    try:
+        (i, j), shift = neighbor_list(atoms.positions, cell, pbc, 1.0)
+    except ValueError as error:
+        raise StructureError(f"{name}: {error}") from error
     vectors = atoms.positions[j] - atoms.positions[i] + (0.0 if shift is None else shift @ cell)
     distances = np.linalg.norm(vectors, axis=1)
     if len(distances) and distances.min() < CLOSEST_PAIR:

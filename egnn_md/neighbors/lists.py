@@ -24,6 +24,14 @@ BRUTE_FORCE_ATOMS = 64
 """Below this, an isolated structure's distances all at once are faster than a cell list."""
 ALL_PAIRS_ATOMS = 32
 """Up to this many atoms an isolated molecule keeps every pair as an edge and never needs a new list."""
+LARGEST_COORDINATE = 1e8
+"""Å."""
+LONGEST_CELL = 1e4
+"""Cutoffs: longer cells crash vesin."""
+MOST_NEIGHBORS = 1e5
+"""Of an atom, ..."""
+MOST_PAIRS = 2e8
+"""... and of all: some 10 GB."""
 DEFAULT_SKIN = 0.7
 """Å."""
 
@@ -54,9 +62,10 @@ def _pairs(
             np.fill_diagonal(squared, np.inf)
             index = np.stack(np.nonzero(squared < cutoff**2))
             return index, None, np.sqrt(squared[index[0], index[1]])
+        bounded_box(positions, np.eye(3), pbc, cutoff)
         i, j, distances = _vesin(cutoff).compute(positions, np.zeros((3, 3)), False, "ijd")
         return np.stack([i, j]).astype(np.int64), None, distances
-    box = complete_cell(cell, pbc)
+    box = bounded_box(positions, complete_cell(cell, pbc), pbc, cutoff)
     i, j, shifts, distances = _vesin(cutoff).compute(positions, box, pbc, "ijSd")
     order = np.lexsort((*shifts.T, j, i))  # vesin leaves images of the same pair in any order
     return np.stack([i, j])[:, order].astype(np.int64), shifts[order].astype(np.int64), distances[order]
@@ -64,6 +73,33 @@ def _pairs(
 
 def _vesin(cutoff: float) -> vesin.NeighborList:
     return vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
+
+
+def bounded_box(positions: FloatArray, box: FloatArray, pbc: BoolArray, cutoff: float) -> FloatArray:
+    """A cell that the native code can take: `box` with its non-periodic vectors as long as the atoms reach.
+
+    Raises ValueError for what makes it crash, hang or fill the memory: atoms or cells of no size that matter has, and
+    more pairs than `MOST_PAIRS`, by the mean density.
+    """
+    if not (np.abs(positions) <= LARGEST_COORDINATE).all():
+        atom = int(np.abs(positions).max(1).argmax())
+        raise ValueError(f"the position of atom {atom} (counted from 0) is {positions[atom]} Å: it has run away")
+    reach = np.ptp(positions @ np.linalg.inv(box), axis=0) if len(positions) else np.zeros(3)
+    box = np.where(pbc[:, None], box, box * np.maximum(reach, 2.0 * cutoff)[:, None])
+    volume = abs(float(np.linalg.det(box)))
+    heights = volume / np.linalg.norm(np.cross(box[[1, 2, 0]], box[[2, 0, 1]]), axis=1)
+    if pbc.any() and heights.max() > LONGEST_CELL * cutoff:
+        raise ValueError(
+            f"cell and atoms reach over {heights.max():.3g} Å: the simulation has run away, or lengths are not in Å"
+        )
+    n_atoms = len(positions)
+    per_atom = n_atoms * 4.19 * cutoff**3 / volume
+    if per_atom > MOST_NEIGHBORS or n_atoms * per_atom > MOST_PAIRS:
+        raise ValueError(
+            f"{n_atoms} atoms in {volume:.3g} Å³ have {per_atom:.3g} neighbours each within {cutoff:g} Å: the cell has "
+            "collapsed, or lengths are not in Å"
+        )
+    return box
 
 
 def complete_cell(cell: FloatArray, pbc: BoolArray) -> FloatArray:

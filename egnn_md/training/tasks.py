@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from pydantic import BaseModel, ValidationError
 
+from egnn_md.checkpoint import LARGEST
 from egnn_md.training.config import ConfigError, RunConfig
 from egnn_md.training.task import Task
 
@@ -26,6 +27,12 @@ TASKS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
+LARGEST_NUMBER: Final = 2**63 - 1
+"""Of a number for which the checkpoints' bounds have no word."""
+MOST_BYTES: Final = 2**20
+"""Of a configuration."""
+
+
 def task_class(name: str) -> type[Task]:
     """The class behind a task's name in `TASKS`."""
     module, class_name = TASKS[name]
@@ -36,24 +43,44 @@ def load_config(path: str | Path) -> RunConfig:
     """Read and validate a TOML configuration of any task. Raises ConfigError with one line per problem."""
     path = Path(path)
     try:
-        raw = tomllib.loads(path.read_text())
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{path} has {path.stat().st_size} bytes: no configuration is that long")
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"no such configuration: {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} is not readable TOML: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting without end
+        raise ConfigError(f"{path} is not readable TOML: {' '.join(str(error).split())[:300]}") from error
     config_class = _config_class(path, raw.get("task", "potential"))
     try:
-        return config_class.model_validate(raw)
+        config = config_class.model_validate(raw)
+        _check_numbers(path, config.model_dump())
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(path, config_class, error))) from None
+    except (OverflowError, RecursionError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return config
+
+
+def _check_numbers(path: Path, values: Any, where: str = "") -> None:
+    """Raise ConfigError for a number that is none, or larger than anything a training has."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            _check_numbers(path, value, f"{where}.{name}" if where else str(name))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            _check_numbers(path, value, where)
+    elif isinstance(values, int | float) and not isinstance(values, bool):
+        largest = next((bound for word, bound in LARGEST.items() if word in where), LARGEST_NUMBER)
+        if not abs(values) <= largest:
+            raise ConfigError(f"{path}: {where} is {str(values)[:30]}; it can be at most {largest:g}")
 
 
 def _config_class(path: Path, task: Any) -> type[RunConfig]:
-    if task in TASKS:
+    if isinstance(task, str) and task in TASKS:
         return task_class(task).config_class
-    near = difflib.get_close_matches(str(task), TASKS, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(task)[:100], TASKS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known tasks: {', '.join(TASKS)}"
-    raise ConfigError(f"{path}: unknown task {task!r}; {hint}")
+    raise ConfigError(f"{path}: unknown task {str(task)[:100]!r}; {hint}")
 
 
 def _explain(path: Path, config_class: type[RunConfig], error: ValidationError) -> list[str]:

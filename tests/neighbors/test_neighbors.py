@@ -326,3 +326,43 @@ def test_graph_depends_on_the_structure_alone(cell, pbc):
         assert graph.n_edges == neighbor_list(positions, cell, pbc, CUTOFF)[0].shape[1]
         positions = positions + rng.normal(0, 0.03, positions.shape) + rng.integers(-1, 2, (n, 3)) * pbc @ cell
     assert build.neighbors.n_builds < 4
+
+
+@pytest.mark.parametrize(
+    ("cell", "periodic", "spread", "message"),
+    [
+        ([1e6, 6.0, 6.0], [True] * 3, 6.0, "run away"),  # a runaway barostat: killed the interpreter
+        ([6.0, 6.0, 0.0], [True, True, False], 1e8, "run away"),
+        ([1e-3] * 3, [True] * 3, 0.0, "collapsed"),  # 6 GB
+        ([1e-4] * 3, [True] * 3, 0.0, "collapsed"),  # for ever
+        ([6.0] * 3, [True] * 3, 1e12, "run away"),
+    ],
+)
+def test_what_would_kill_the_process_is_refused(
+    cell: list[float], periodic: list[bool], spread: float, message: str
+) -> None:
+    positions = np.array([[0.0, 0.0, spread], [0.0, 0.0, 0.0]])
+    with pytest.raises(ValueError, match=message):
+        neighbor_list(positions, np.diag(cell), np.array(periodic), 5.0)
+
+
+def test_many_atoms_at_one_place_are_refused() -> None:
+    with pytest.raises(ValueError, match="collapsed"):
+        neighbor_list(np.zeros((50_000, 3)), np.zeros((3, 3)), np.zeros(3, bool), 5.0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slab_with_atoms_far_above_it_finds_its_pairs(axis: int) -> None:
+    """The direction that is not periodic is as long as the atoms reach."""
+    rng = np.random.default_rng(axis)
+    periodic = np.arange(3) != axis
+    positions = rng.random((40, 3)) * np.where(periodic, 6.0, 300.0)
+    cell = np.diag(np.where(periodic, 6.0, 0.0))
+    index, shift = neighbor_list(positions, cell, periodic, 5.0)
+    assert shift is not None
+    expected = 0
+    for images in np.ndindex(*(3 if p else 1 for p in periodic)):
+        moved = positions + np.where(periodic, np.array(images) - 1, 0) @ cell
+        near = np.linalg.norm(positions[:, None] - moved, axis=-1) < 5.0
+        expected += int(near.sum()) - (40 if not (np.where(periodic, np.array(images) - 1, 0)).any() else 0)
+    assert index.shape[1] == expected
