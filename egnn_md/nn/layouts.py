@@ -15,7 +15,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from egnn_md.nn.ops import add_rows, gather
+from egnn_md.nn.ops import add_rows, add_rows_, gather
 
 BLOCK_EDGES = {"cpu": 16_384}
 """Edges whose messages are made at once, by device: 4 MB in float32 with 64 features, what a core's cache holds."""
@@ -31,6 +31,12 @@ class Layout(Protocol):
 
     def at_neighbor(self, values: Tensor) -> Tensor:
         """(n_atoms, ...) -> values of j, to be broadcast over the edges."""
+
+    def sum_of_ends(self, source: Tensor, target: Tensor) -> Tensor:
+        """Values of i plus other values of j; nobody else's, so that it may be overwritten."""
+
+    def to_ends(self, by_centre: Tensor, by_neighbor: Tensor, onto: Tensor) -> Tensor:
+        """`to_centre` of the first and `to_neighbor` of the second."""
 
     def to_centre(self, values: Tensor, onto: Tensor | None) -> Tensor:
         """onto (n_atoms, ...), None for zero, plus the sum over the edges of each centre."""
@@ -52,6 +58,12 @@ class EdgeList:
     def at_neighbor(self, values: Tensor) -> Tensor:
         return gather(values, self.neighbor)
 
+    def sum_of_ends(self, source: Tensor, target: Tensor) -> Tensor:
+        return gather(source, self.centre).add_(gather(target, self.neighbor))
+
+    def to_ends(self, by_centre: Tensor, by_neighbor: Tensor, onto: Tensor) -> Tensor:
+        return add_rows_(self.to_centre(by_centre, onto), self.neighbor, by_neighbor)
+
     def to_centre(self, values: Tensor, onto: Tensor | None) -> Tensor:
         return add_rows(onto, self.centre, values, self.n_atoms)
 
@@ -67,6 +79,12 @@ class Dense:
 
     def at_neighbor(self, values: Tensor) -> Tensor:
         return values.unsqueeze(0)
+
+    def sum_of_ends(self, source: Tensor, target: Tensor) -> Tensor:
+        return source.unsqueeze(1) + target.unsqueeze(0)
+
+    def to_ends(self, by_centre: Tensor, by_neighbor: Tensor, onto: Tensor) -> Tensor:
+        return onto + by_centre.sum(1) + by_neighbor.sum(0)
 
     def to_centre(self, values: Tensor, onto: Tensor | None) -> Tensor:
         return values.sum(1) if onto is None else onto + values.sum(1)

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,54 @@ class Messages(NamedTuple):
     """W_3 m, (..., 1, n_tensors); None without tensors."""
 
 
+class Weights(NamedTuple):
+    """A layer's matrices (out, in) and biases (out,), looked up once a call: asking a module for an attribute costs as
+    much as a product of small matrices. Letters as in the equations.
+    """
+
+    source: Tensor
+    """W_s."""
+    source_bias: Tensor
+    target: Tensor
+    """W_t."""
+    radial: Tensor
+    """W_d."""
+    gate: Tensor
+    """W_1, W_2 and W_3, one below the other."""
+    read_left: Tensor
+    """A."""
+    read_right: Tensor
+    """B."""
+    node_in: Tensor
+    """W_n."""
+    node_in_bias: Tensor
+    node_out: Tensor
+    """W_o."""
+    node_out_bias: Tensor
+    geometry: Tensor | None
+    """W_g; None in the first layer."""
+    vector_scale: Tensor | None
+    """W_v; None in the last layer."""
+    vector_scale_bias: Tensor | None
+    tensor_left: Tensor | None
+    """C; None without tensors, as all below."""
+    tensor_right: Tensor | None
+    """D."""
+    tensor_axes: Tensor | None
+    """F."""
+    tensor_forms: Tensor | None
+    """G."""
+    tensor_scale: Tensor | None
+    """W_T; None in the last layer too."""
+    tensor_scale_bias: Tensor | None
+
+
+_PLACES: Final = tuple(
+    (name.removesuffix("_bias"), "bias" if name.endswith("_bias") else "weight") for name in Weights._fields
+)
+"""Module and parameter of each of them."""
+
+
 class TensorTape(NamedTuple):
     """What the way back needs of the invariants of the tensors."""
 
@@ -119,6 +167,7 @@ class TensorTape(NamedTuple):
 class Tape(NamedTuple):
     """What `vjp` needs of a layer's way forward."""
 
+    weights: Weights
     blocks: Sequence[Edges]
     messages: list[Messages]
     """Of the only block; empty if there are several: they are made again, instead of being kept."""
@@ -201,17 +250,24 @@ class VectorLayer(nn.Module):
             if not last:
                 self.tensor_scale = _linear(hidden_dim, n_tensors, gain=0.1)
 
+    def weights(self) -> Weights:
+        """All weights as they are now."""
+        modules: dict[str, Any] = self._modules
+        values: Any = (modules[name]._parameters[kind] if name in modules else None for name, kind in _PLACES)
+        return Weights(*values)
+
     def forward(self, state: State, blocks: Sequence[Edges]) -> tuple[State, Tape]:
         """The state, updated, and what `vjp` needs. Vectors and tensors are None before the first layer and after the
         last.
         """
         h, v, t = state
+        w = self.weights()
         normed, inverse_norm = normalised(h)
-        source, target = self.source(normed), self.target(normed)
+        source, target = linear(normed, w.source, w.source_bias), linear(normed, w.target)
         aggregated: Tensor | None = None
         vectors, tensors, kept = v, t, []
         for edges in blocks:
-            message, messages = self._messages(source, target, v, edges)
+            message, messages = self._messages(w, source, target, v, edges)
             aggregated = edges.layout.to_centre(message, aggregated)
             sent = edges.directions * messages.along
             if messages.v_neighbor is not None and messages.across is not None:
@@ -223,21 +279,21 @@ class VectorLayer(nn.Module):
                 kept.append(messages)
         assert aggregated is not None
         assert vectors is not None
-        left, right = self.read_left(vectors), self.read_right(vectors)
+        left, right = linear(vectors, w.read_left), linear(vectors, w.read_right)
         products = 0.5 * (left * right).sum(-2)
         moments = None
         if tensors is not None:
-            moments, of_tensors = self._tensor_invariants(vectors, tensors)
+            moments, of_tensors = self._tensor_invariants(w, vectors, tensors)
             products = torch.cat([products, *of_tensors], -1)
-        node_hidden = self.node_in(torch.cat([normed, aggregated, self._bounded(products)], -1))
+        node_hidden = linear(torch.cat([normed, aggregated, self._bounded(products)], -1), w.node_in, w.node_in_bias)
         node = silu(node_hidden)
-        h = h + self.node_out(node)
+        h = h + linear(node, w.node_out, w.node_out_bias)
         v_scale = v_scaled = v_out = t_scale = t_scaled = t_out = None
-        if not self.last:
-            v_scale, v_scaled, v_out = self._scaled(vectors, self.vector_scale(node))
-            if tensors is not None:
-                t_scale, t_scaled, t_out = self._scaled(tensors, self.tensor_scale(node))
-        inputs = (blocks, kept, normed, inverse_norm, source, target, v)
+        if w.vector_scale is not None:
+            v_scale, v_scaled, v_out = self._scaled(vectors, linear(node, w.vector_scale, w.vector_scale_bias))
+        if w.tensor_scale is not None and tensors is not None:
+            t_scale, t_scaled, t_out = self._scaled(tensors, linear(node, w.tensor_scale, w.tensor_scale_bias))
+        inputs = (w, blocks, kept, normed, inverse_norm, source, target, v)
         read = (vectors, left, right, moments, products, node_hidden)
         return State(h, v_out, t_out), Tape(*inputs, *read, v_scale, v_scaled, t_scale, t_scaled)
 
@@ -249,28 +305,35 @@ class VectorLayer(nn.Module):
             return scale, scaled, scaled
         return scale, scaled, saturated(scaled, scaled.square().sum(-2, keepdim=True), self.bound)
 
-    def _tensor_invariants(self, vectors: Tensor, tensors: Tensor) -> tuple[TensorTape, tuple[Tensor, Tensor]]:
+    def _tensor_invariants(
+        self, w: Weights, vectors: Tensor, tensors: Tensor
+    ) -> tuple[TensorTape, tuple[Tensor, Tensor]]:
         """½⟨C T', D T'⟩ and aᵀ S a, (n_atoms, n_tensors) each."""
-        left, right = self.tensor_left(tensors), self.tensor_right(tensors)
-        axes, forms = self.tensor_axes(vectors), self.tensor_forms(tensors)
+        assert w.tensor_left is not None
+        assert w.tensor_right is not None
+        assert w.tensor_axes is not None
+        assert w.tensor_forms is not None
+        left, right = linear(tensors, w.tensor_left), linear(tensors, w.tensor_right)
+        axes, forms = linear(vectors, w.tensor_axes), linear(tensors, w.tensor_forms)
         squares = self.square(axes)
         tape = TensorTape(tensors, left, right, axes, squares, forms)
         return tape, (0.5 * (left * right).sum(-2), (forms * squares).sum(-2))
 
-    def _messages(self, source: Tensor, target: Tensor, v: Tensor | None, edges: Edges) -> tuple[Tensor, Messages]:
+    def _messages(
+        self, w: Weights, source: Tensor, target: Tensor, v: Tensor | None, edges: Edges
+    ) -> tuple[Tensor, Messages]:
         """m_ij, and how it came about."""
         layout = edges.layout
-        hidden = layout.at_centre(source) + layout.at_neighbor(target)
-        hidden = plus_product(hidden, edges.radial, self.radial.weight.mT)
+        hidden = plus_product(layout.sum_of_ends(source, target), edges.radial, w.radial.mT)
         v_centre = v_neighbor = invariants = None
-        if v is not None and not self.first:
+        if v is not None and w.geometry is not None:
             v_centre, v_neighbor = layout.at_centre(v), layout.at_neighbor(v)
             along_edge = [(edges.directions * v_end).sum(-2) for v_end in (v_centre, v_neighbor)]
             invariants = torch.cat([*along_edge, (v_centre * v_neighbor).sum(-2)], -1)
-            hidden = plus_product(hidden, self._bounded(invariants), self.geometry.weight.mT)
+            hidden = plus_product(hidden, self._bounded(invariants), w.geometry.mT)
         activated = silu(hidden)
         message = activated * edges.weight
-        gates = list(torch.split(linear(message, self.gate.weight).unsqueeze(-2), self.gate_sizes, -1))
+        gates = list(torch.split(linear(message, w.gate).unsqueeze(-2), self.gate_sizes, -1))
         moment = gates.pop() if self.n_tensors else None
         along, across = gates[0], None if self.first else gates[1]
         return message, Messages(hidden, activated, along, across, v_centre, v_neighbor, invariants, moment)
@@ -288,27 +351,29 @@ class VectorLayer(nn.Module):
         What goes to the edges is added to `by_pairs`, one for each block. `inputs` False: nothing before this layer
         depends on positions, and what comes back means nothing.
         """
-        by_h = by.h
-        by_node = by_h @ self.node_out.weight
+        w, by_h = tape.weights, by.h
+        by_node = by_h @ w.node_out
         by_vectors = by_tensors = None
-        if by.v is not None and tape.scale is not None and tape.scaled is not None:
+        if by.v is not None and tape.scale is not None and tape.scaled is not None and w.vector_scale is not None:
             by_v = by.v if self.bound is None else saturated_vjp(by.v, tape.scaled, self.bound)
             by_vectors = torch.addcmul(by_v, by_v, tape.scale)
-            by_node = plus_product(by_node, (by_v * tape.vectors).sum(-2), self.vector_scale.weight)
+            by_node = plus_product(by_node, (by_v * tape.vectors).sum(-2), w.vector_scale)
         if by.t is not None and tape.tensor_scale is not None and tape.tensor_scaled is not None:
             assert tape.moments is not None
+            assert w.tensor_scale is not None
             by_t = by.t if self.bound is None else saturated_vjp(by.t, tape.tensor_scaled, self.bound)
             by_tensors = torch.addcmul(by_t, by_t, tape.tensor_scale)
-            by_node = plus_product(by_node, (by_t * tape.moments.tensors).sum(-2), self.tensor_scale.weight)
-        by_parts = silu_vjp(by_node, tape.node_hidden) @ self.node_in.weight
+            by_node = plus_product(by_node, (by_t * tape.moments.tensors).sum(-2), w.tensor_scale)
+        by_parts = silu_vjp(by_node, tape.node_hidden) @ w.node_in
         sizes = [by_h.shape[1], tape.source.shape[1], self.n_vectors + 2 * self.n_tensors]
         by_normed, by_aggregated, by_products = by_parts.split_with_sizes(sizes, -1)
         by_products = self._bounded_vjp(by_products, tape.products)
         half = (0.5 * by_products[:, : self.n_vectors]).unsqueeze(-2)
-        read = (tape.right * half) @ self.read_left.weight + (tape.left * half) @ self.read_right.weight
+        read = (tape.right * half) @ w.read_left + (tape.left * half) @ w.read_right
         by_vectors = read if by_vectors is None else by_vectors + read
         if tape.moments is not None:
-            more, by_tensors = self._tensor_invariants_vjp(by_products[:, self.n_vectors :], tape.moments, by_tensors)
+            of_tensors = by_products[:, self.n_vectors :]
+            more, by_tensors = self._tensor_invariants_vjp(w, of_tensors, tape.moments, by_tensors)
             by_vectors = by_vectors + more
         by_source: Tensor | None = None
         by_target: Tensor | None = None
@@ -317,32 +382,39 @@ class VectorLayer(nn.Module):
             if tape.messages:
                 messages = tape.messages[k]
             else:
-                _, messages = self._messages(tape.source, tape.target, tape.v_in, edges)
+                _, messages = self._messages(w, tape.source, tape.target, tape.v_in, edges)
             by_hidden, by_centre, by_neighbor = self._edges_vjp(
-                edges, messages, by_aggregated, by_vectors, by_tensors, by_pairs[k]
+                w, edges, messages, by_aggregated, by_vectors, by_tensors, by_pairs[k]
             )
             if inputs:
                 by_source = edges.layout.to_centre(by_hidden, by_source)
                 by_target = edges.layout.to_neighbor(by_hidden, by_target)
             if inputs and by_centre is not None and by_neighbor is not None:
-                by_v_in = edges.layout.to_neighbor(by_neighbor, edges.layout.to_centre(by_centre, by_v_in))
+                by_v_in = edges.layout.to_ends(by_centre, by_neighbor, by_v_in)
         if by_source is not None and by_target is not None:
-            by_normed = torch.addmm(by_normed, by_source, self.source.weight)
-            by_normed = plus_product(by_normed, by_target, self.target.weight)
+            by_normed = torch.addmm(by_normed, by_source, w.source)
+            by_normed = plus_product(by_normed, by_target, w.target)
             by_h = by_h + normalised_vjp(by_normed, tape.normed, tape.inverse_norm)
         return State(by_h) if self.first else State(by_h, by_v_in, by_tensors)
 
-    def _tensor_invariants_vjp(self, by: Tensor, tape: TensorTape, by_tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _tensor_invariants_vjp(
+        self, w: Weights, by: Tensor, tape: TensorTape, by_tensors: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """∂E by v', and by T' with what is there already."""
+        assert w.tensor_left is not None
+        assert w.tensor_right is not None
+        assert w.tensor_axes is not None
+        assert w.tensor_forms is not None
         by_inner, by_forms = (part.unsqueeze(-2) for part in by.chunk(2, -1))
         half = 0.5 * by_inner
-        more = (tape.right * half) @ self.tensor_left.weight + (tape.left * half) @ self.tensor_right.weight
-        more = more + (tape.squares * by_forms) @ self.tensor_forms.weight
+        more = (tape.right * half) @ w.tensor_left + (tape.left * half) @ w.tensor_right
+        more = more + (tape.squares * by_forms) @ w.tensor_forms
         by_axes = self.square.vjp(tape.forms * by_forms, tape.axes)
-        return by_axes @ self.tensor_axes.weight, more if by_tensors is None else by_tensors + more
+        return by_axes @ w.tensor_axes, more if by_tensors is None else by_tensors + more
 
     def _edges_vjp(
         self,
+        w: Weights,
         edges: Edges,
         messages: Messages,
         by_aggregated: Tensor,
@@ -363,29 +435,22 @@ class VectorLayer(nn.Module):
             before = by_pairs.by_quadrupoles
             by_pairs.by_quadrupoles = by_quadrupoles if before is None else before + by_quadrupoles
         by_gate = torch.cat(by_gates, -1) if len(by_gates) > 1 else by_gates[0]
-        by_message = plus_product(edges.layout.at_centre(by_aggregated), by_gate, self.gate.weight)
+        by_message = plus_product(edges.layout.at_centre(by_aggregated), by_gate, w.gate)
         by_weight = (by_message * messages.activated).sum(-1, keepdim=True)
         by_hidden = silu_vjp(by_message * edges.weight, messages.hidden)
         by_centre = by_neighbor = None
         if messages.invariants is not None and messages.v_centre is not None and messages.v_neighbor is not None:
             assert messages.across is not None
-            by_invariants = self._bounded_vjp(by_hidden @ self.geometry.weight, messages.invariants).unsqueeze(-2)
+            assert w.geometry is not None
+            by_invariants = self._bounded_vjp(by_hidden @ w.geometry, messages.invariants).unsqueeze(-2)
             to_centre, to_neighbor, inner = by_invariants.chunk(3, -1)
             by_centre = torch.addcmul(edges.directions * to_centre, messages.v_neighbor, inner)
             by_neighbor = torch.addcmul(edges.directions * to_neighbor, messages.v_centre, inner)
             by_neighbor = torch.addcmul(by_neighbor, by_sent, messages.across)
             by_directions = torch.addcmul(by_directions, messages.v_centre, to_centre)
             by_directions = torch.addcmul(by_directions, messages.v_neighbor, to_neighbor)
-        self._add(by_pairs, by_directions.sum(-1, keepdim=True), by_hidden, by_weight)
+        _add(by_pairs, by_directions.sum(-1, keepdim=True), by_hidden, w.radial, by_weight)
         return by_hidden, by_centre, by_neighbor
-
-    def _add(self, to: PairGradients, by_directions: Tensor, by_hidden: Tensor, by_weight: Tensor) -> None:
-        if to.by_directions is None or to.by_radial is None or to.by_weight is None:
-            to.by_directions, to.by_radial, to.by_weight = by_directions, by_hidden @ self.radial.weight, by_weight
-            return
-        to.by_directions = to.by_directions + by_directions
-        to.by_radial = plus_product(to.by_radial, by_hidden, self.radial.weight)
-        to.by_weight = to.by_weight + by_weight
 
     def _bounded(self, products: Tensor) -> Tensor:
         return products if self.bound is None else saturated(products, products.square(), self.bound)
@@ -395,6 +460,15 @@ class VectorLayer(nn.Module):
             return by
         inverse = torch.rsqrt(1.0 + products.square() / self.bound**2)
         return by * inverse * inverse * inverse
+
+
+def _add(to: PairGradients, by_directions: Tensor, by_hidden: Tensor, radial: Tensor, by_weight: Tensor) -> None:
+    if to.by_directions is None or to.by_radial is None or to.by_weight is None:
+        to.by_directions, to.by_radial, to.by_weight = by_directions, by_hidden @ radial, by_weight
+        return
+    to.by_directions = to.by_directions + by_directions
+    to.by_radial = plus_product(to.by_radial, by_hidden, radial)
+    to.by_weight = to.by_weight + by_weight
 
 
 def normalised(h: Tensor) -> tuple[Tensor, Tensor]:
