@@ -75,8 +75,8 @@ def predict(
     columns = ["index", "name", "formula"]
     columns += [f"{column_of(name)}{end}" for name in names for end in ("", "_uncertainty")]
     columns += ["extrapolation", "flag"]
-    work: dict[str, Any] = {"model": sha256(resolve(model)), "file": str(file.resolve()), "sha256": sha256(file), "dtype": dtype}
-    work["columns"] = columns
+    work = {"model": sha256(resolve(model)), "file": str(file.resolve()), "sha256": sha256(file), "dtype": dtype}
+    work |= {"columns": columns}  # type: ignore[dict-item]
     table = Table(output, columns, work, resume=resume, overwrite=overwrite)
     if table.next_index:
         structures = stream(file, table.next_index)

@@ -31,6 +31,8 @@ _QM9: Final = re.compile(r"gdb[ _]\d+(\s+\S+){10}")
 """Comment of an original file of QM9, with the properties; three lines more follow its atoms."""
 _NAMED: Final = re.compile(r"(?<!\w)(?:name|title|smiles)=(?:\"([^\"]*)\"|(\S+))", re.IGNORECASE)
 _LONGEST_NAME: Final = 80
+_COLUMNS: Final = re.compile(r":[a-zA-Z]:(\d{1,18})")
+"""Number of columns of a property in an extxyz comment."""
 _SPEAKING: Final = ("lattice=", "pbc=", "charge=", "spin=", "multiplicity=", "charges:r:1", "magmoms:r:1")
 """What a comment line may say that ase must read."""
 
@@ -161,6 +163,9 @@ def _speaking(n_atoms: int, block: list[str]) -> Any:
     """A block whose comment ase must read. Deuterium, which it does not know, becomes hydrogen of that mass."""
     import ase.io
 
+    width = max((len(line.split()) for line in block[1:]), default=0)
+    if any(int(count) > width for count in _COLUMNS.findall(block[0])):
+        raise ValueError(f"its comment line tells more columns than the {width} that there are")
     heavy = [line.split()[:1] == ["D"] for line in block[1:]]
     lines = [line.replace("D", "H", 1) if of_d else line for line, of_d in zip(block[1:], heavy, strict=True)]
     with warnings.catch_warnings():

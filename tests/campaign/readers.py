@@ -238,7 +238,7 @@ def spoil_toml(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _by_config(path: Path) -> None:
-    from egnn_md.training.config import load_config
+    from egnn_md.training.tasks import load_config
 
     config: Any = load_config(path)
     training = config.training

@@ -201,6 +201,11 @@ def bomb(path: Path) -> None:
         ("bomb.xyz.gz", bomb, "unpacks to more than"),
         ("cut.xyz.gz", lambda path: path.write_bytes(gzip.compress(XYZ_WATER.encode())[:-9]), "cannot be unpacked"),
         ("many.xyz", lambda path: path.write_text("999999999\n\nH 0 0 0\n"), "should begin with its number of atoms"),
+        (
+            "columns.extxyz",
+            lambda path: path.write_text("1\nProperties=species:S:2147483648:pos:R:3 energy=1\nH 0 0 0\n"),
+            "more columns than the 4",
+        ),
         ("digits.xyz", lambda path: path.write_text("1" * 5000 + "\n"), "should begin with its number of atoms"),
         ("empty.pdb", lambda path: path.write_text("MODEL        1\nENDMDL\n"), "empty.pdb"),
     ],
@@ -210,4 +215,4 @@ def test_files_that_would_eat_the_machine_are_refused(
 ) -> None:
     write(tmp_path / name)
     with pytest.raises(DataError, match=message):
-        read(tmp_path / name)
+        raise read(tmp_path / name)[0]
