@@ -16,15 +16,19 @@ from typing import Any
 
 import numpy as np
 from _common import calculator, make_parser, parse, print_table, write_json
-from ase import Atoms, units
+from ase import Atoms
 from ase.build import molecule
 from ase.io import write
 from ase.optimize import BFGS
 from nve import drift
 
+from egnn_md.chemistry.units import BOLTZMANN
 
-def through_lammps(atoms: Atoms, options: Namespace, n_frames: int) -> list[float]:
-    """Total energies, eV, every `interval` steps."""
+Energies = list[tuple[float, float]]
+
+
+def through_lammps(atoms: Atoms, options: Namespace, n_frames: int) -> Energies:
+    """Total and kinetic energies, eV, every `interval` steps."""
     from ase.io.lammpsdata import write_lammps_data
 
     from egnn_md.calculators.lammps_fix import attach, start
@@ -41,13 +45,13 @@ def through_lammps(atoms: Atoms, options: Namespace, n_frames: int) -> list[floa
     energies = []
     for _ in range(n_frames):
         lammps.command(f"run {options.interval} post no")
-        energies.append(lammps.get_thermo("etotal"))
+        energies.append((lammps.get_thermo("etotal"), lammps.get_thermo("ke")))
     lammps.close()
     return energies
 
 
-def through_ipi(atoms: Atoms, options: Namespace, n_frames: int) -> list[float]:
-    """Total energies, eV, every `interval` steps."""
+def through_ipi(atoms: Atoms, options: Namespace, n_frames: int) -> Energies:
+    """Total and kinetic energies, eV, every `interval` steps."""
     from ipi.scripting import InteractiveSimulation, simulation_xml
 
     from egnn_md.calculators import ipi_driver
@@ -61,17 +65,18 @@ def through_ipi(atoms: Atoms, options: Namespace, n_frames: int) -> list[float]:
         "<motion mode='dynamics'><fixcom> True </fixcom><dynamics mode='nve'>"
         f"<timestep units='femtosecond'> {options.timestep} </timestep></dynamics></motion>"
     )
-    kelvin = 2 * options.temperature * units.kB
     output = "<output prefix='none'></output>"
-    simulation = InteractiveSimulation(simulation_xml(atoms, force, motion, temperature=kelvin, output=output))
+    start = simulation_xml(atoms, force, motion, temperature=2 * options.temperature, output=output)
+    simulation = InteractiveSimulation(start)
     energies = []
     for _ in range(n_frames):
         simulation.run(options.interval, write_outputs=False)
-        energies.append(simulation.properties("potential") + simulation.properties("kinetic_md"))
+        kinetic = simulation.properties("kinetic_md")
+        energies.append((simulation.properties("potential") + kinetic, kinetic))
     return energies
 
 
-ENGINES: dict[str, Callable[[Atoms, Namespace, int], list[float]]] = {"lammps": through_lammps, "ipi": through_ipi}
+ENGINES: dict[str, Callable[[Atoms, Namespace, int], Energies]] = {"lammps": through_lammps, "ipi": through_ipi}
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -96,15 +101,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         began, home = time.perf_counter(), os.getcwd()
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
-            total = ENGINES[engine](atoms, options, settled + round(options.ps / step))
+            found = ENGINES[engine](atoms, options, settled + round(options.ps / step))
             os.chdir(home)
-        energies = 1e3 * (np.array(total[settled:]) - total[settled]) / len(atoms)
+        total, kinetic = np.array(found[settled:]).T
+        energies = 1e3 * (total - total[0]) / len(atoms)
+        temperature = float(2 * kinetic.mean() / ((3 * len(atoms) - 3) * BOLTZMANN))
         slope = float(drift(np.arange(len(energies)) * step, energies))
         seconds = time.perf_counter() - began
-        rows[engine] = {"drift": slope, "fluctuation": float(energies.std()), "seconds": seconds}
+        rows[engine] = {"drift": slope, "fluctuation": float(energies.std()), "temperature": temperature}
+        rows[engine]["seconds"] = seconds
     print_table(
         f"NVE of {options.molecule}, {options.ps:g} ps, {options.timestep:g} fs, {options.temperature:g} K, float64",
-        ("engine", "drift meV/atom/ps", "std of E meV/atom", "seconds"),
+        ("engine", "drift meV/atom/ps", "std of E meV/atom", "mean T K", "seconds"),
         [(engine, *row.values()) for engine, row in rows.items()],
     )
     result = {"engines": rows, "ps": options.ps, "max_abs_drift": max(abs(row["drift"]) for row in rows.values())}

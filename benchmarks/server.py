@@ -1,12 +1,14 @@
 """What does a call cost a program that starts anew for every step? `egnn-md-orca` and a server, beside a fresh process.
 
 Each call is a process of its own, as ORCA starts it: files in, files out. The fresh process imports torch, loads the
-model and answers once. Medians of wall-clock times; calls of both kinds take turns.
+model and answers once. Medians over calls of both kinds, which take turns: wall-clock times, which say little while
+something else runs on the machine, and CPU times of the caller, without the server's few milliseconds.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -31,10 +33,13 @@ print(atoms.get_potential_energy(), atoms.get_forces().tolist())
 CLIENT = "from egnn_md.calculators.orca_client import main; main()"
 
 
-def seconds_of(command: Sequence[str], environment: dict[str, str]) -> float:
-    began = time.perf_counter()
+def seconds_of(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Wall-clock and CPU time of a process."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - began, cpu
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -56,16 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
             assert server.stderr is not None
             print(server.stderr.readline().strip(), flush=True)
-            times: dict[str, list[float]] = {"fresh": [], "client": []}
+            times: dict[str, list[tuple[float, float]]] = {"fresh": [], "client": []}
             for _ in range(options.calls):
                 times["fresh"].append(seconds_of(fresh, environment))
                 times["client"] += [seconds_of(client, environment) for _ in range(10)]
             server.terminate()
-    medians = {kind: median(values) for kind, values in times.items()}
-    ratio = medians["fresh"] / medians["client"]
-    rows = [("fresh process", medians["fresh"]), ("egnn-md-orca", medians["client"])]
-    print_table(f"one call, {options.molecule}: {ratio:.0f} times as fast", ("way", "seconds"), rows)
-    result = {**medians, "ratio": ratio}
+    medians = {kind: [median(column) for column in zip(*values, strict=True)] for kind, values in times.items()}
+    ratio, cpu_ratio = (fresh / client for fresh, client in zip(*medians.values(), strict=True))
+    rows = [("fresh process", *medians["fresh"]), ("egnn-md-orca", *medians["client"]), ("ratio", ratio, cpu_ratio)]
+    print_table(f"one call, {options.molecule}", ("way", "seconds", "CPU seconds"), rows)
+    result = {**medians, "ratio": ratio, "cpu_ratio": cpu_ratio}
     write_json(options.json, result)
     return result
 

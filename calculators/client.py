@@ -11,8 +11,9 @@ import json
 import os
 import socket
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
+
+File: TypeAlias = "str | os.PathLike[str]"
 
 SERVER: Final = "EGNN_MD_SERVER"
 """Environment variable with the address of the server."""
@@ -31,7 +32,7 @@ class Client:
     None: $EGNN_MD_TOKEN_FILE. Raises ServerError if there is no server.
     """
 
-    def __init__(self, address: str | Path | int | None = None, token_file: str | Path | None = None) -> None:
+    def __init__(self, address: File | int | None = None, token_file: File | None = None) -> None:
         address = os.environ.get(SERVER) if address is None else address
         if address is None:
             raise ServerError(f"which server? Give its socket or port, or set {SERVER}; `egnn-md serve` starts one")
@@ -78,10 +79,11 @@ class Client:
         self._socket.close()
 
 
-def _token(file: str | Path | None) -> str:
+def _token(file: File | None) -> str:
     if file is None:
         raise ServerError(f"a server on a port wants its token: give the token file, or set {TOKEN_FILE}")
     try:
-        return Path(file).read_text().strip()
+        with open(file) as content:
+            return content.read().strip()
     except OSError as error:
         raise ServerError(f"the token file {file} cannot be read: {error.strerror}") from None

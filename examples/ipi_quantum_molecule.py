@@ -50,15 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     motion = motion_nvt_xml(
         0.25 * units.fs, thermostat="pile_g" if options.beads > 1 else "langevin", tau=100 * units.fs
     )
-    kelvin = options.temperature * units.kB
-    simulation = InteractiveSimulation(simulation_xml([atoms] * options.beads, force, motion, temperature=kelvin))
-    bonds = []
+    start = simulation_xml([atoms] * options.beads, force, motion, temperature=options.temperature)
+    simulation = InteractiveSimulation(start)
+    bonds, kelvin = [], []
     for _ in range(max(1, round(options.picoseconds * 200))):
         simulation.run(20)
+        kelvin.append(simulation.properties("temperature"))
         frames = simulation.get_structures()
         bonds.append(np.mean([shortest_bond(bead) for bead in ([frames] if options.beads == 1 else frames)]))
     settled = np.array(bonds[len(bonds) // 4 :])
-    print(f"{options.beads} beads at {options.temperature:g} K: shortest bond {settled.mean():.4f} Å on average")
+    print(f"{options.beads} beads at {np.mean(kelvin):.0f} K: shortest bond {settled.mean():.4f} Å on average")
 
 
 if __name__ == "__main__":

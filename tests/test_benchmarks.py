@@ -306,13 +306,14 @@ def test_engines_nve(engine: str, benchmark: Callable[[str], ModuleType], shippe
     result = benchmark("engines_nve").main(["--model", shipped, "--engines", engine, *words])
     row = result["engines"][engine]
     assert math.isfinite(row["drift"])
-    assert 0 < row["fluctuation"] < 1.0  # meV/atom; the kinetic energy is some 80
+    assert 0 < row["fluctuation"] < 1.0  # meV/atom; the kinetic energy is some 40
+    assert 100 < row["temperature"] < 1500  # six degrees of freedom
 
 
 def test_server(benchmark: Callable[[str], ModuleType], model_file: str) -> None:
     result = benchmark("server").main(["--model", model_file, "--calls", "1"])
-    assert result["ratio"] == pytest.approx(result["fresh"] / result["client"])
-    assert result["ratio"] > 1  # torch is imported by one of them only
+    assert result["ratio"] == pytest.approx(result["fresh"][0] / result["client"][0])
+    assert result["cpu_ratio"] > 5  # torch is imported by one of them only
 
 
 def test_openmm_overhead(benchmark: Callable[[str], ModuleType], model_file: str) -> None:

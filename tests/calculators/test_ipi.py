@@ -98,7 +98,7 @@ def test_path_integrals_of_four_beads(tmp_path: Path, familiar_file: Path, monke
         f"<parameters>{{template: init.xyz, model: {familiar_file}, periodic: False}}</parameters></ffdirect>"
     )
     motion = motion_nvt_xml(0.1 * units.fs, path_integrals=True)
-    simulation = InteractiveSimulation(simulation_xml([atoms] * 4, force, motion, temperature=50 * units.kB))
+    simulation = InteractiveSimulation(simulation_xml([atoms] * 4, force, motion, temperature=50))
     simulation.run(3)
     (system,) = simulation.syslist
     spread = 0.0
