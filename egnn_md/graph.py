@@ -117,3 +117,16 @@ class Prediction:
     extrapolation: Tensor
     """(n_atoms,) ratio to the training data: above 1, the atom's surroundings are unlike what the model learned
     from. NaN where the model carries no statistics."""
+
+    def _repr_html_(self) -> str:
+        """In a notebook: energy, largest force and extrapolation of all graphs together."""
+        largest = self.forces.norm(dim=1).max().item() if len(self.forces) else 0.0
+        rows = {
+            "energy": ", ".join(f"{energy:.5f}" for energy in self.energy[:8].tolist()) + " eV",
+            "largest force on an atom": f"{largest:.4f} eV/Å",
+            "largest extrapolation": f"{self.extrapolation.max().item():.2f}" if len(self.extrapolation) else "",
+            "atoms": str(len(self.forces)),
+        }
+        return (
+            "<table>" + "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows.items()) + "</table>"
+        )

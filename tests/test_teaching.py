@@ -184,3 +184,14 @@ def test_evaluation_leaves_a_report(call: Call, checkpoint_file: Path) -> None:
     assert "Force components" in page
     assert "of the worst 3" in page
     assert "mean absolute error" in page
+
+
+def test_a_prediction_shows_itself_in_a_notebook(random_potential: Callable[..., Any]) -> None:
+    from egnn_md.neighbors import GraphBuilder
+
+    potential, atoms = random_potential(), molecule("CH4")
+    build = GraphBuilder(potential.config.cutoff)
+    prediction = potential(build(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc))
+    shown = prediction._repr_html_()
+    assert f"{prediction.energy.item():.5f} eV" in shown
+    assert f"{prediction.forces.norm(dim=1).max().item():.4f} eV/Å" in shown

@@ -32,7 +32,7 @@ def md(
     structure: Annotated[
         str | None,
         typer.Argument(
-            help="A file that ase reads, or a molecule's name: CH3CH2OH. With --resume, the run folder.",
+            help="A file that ase reads, a molecule's name (CH3CH2OH) or a SMILES. With --resume, the run folder.",
             show_default=False,
         ),
     ] = None,

@@ -56,6 +56,7 @@ def _rows(values: dict[str, Any], facts: ModelFacts) -> list[list[str]]:
     elements = config.pop("elements", [])
     references = config.pop("reference_energies", [])
     rows = [["what for", facts.purpose], ["description", str(values.get("description", ""))]]
+    rows.append(["kind", str(values.get("kind", ""))])
     rows += [["elements", symbols(elements)]] if elements else []
     rows += [[name, getattr(facts, name)] for name in ("charges", "accuracy") if getattr(facts, name)]
     if config.get("network") == "paper":

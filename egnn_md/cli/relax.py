@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @verb
 def relax(
-    structure: Annotated[str, typer.Argument(help="A file that ase reads, or a molecule's name: CH3CH2OH.")],
+    structure: Annotated[str, typer.Argument(help="A file that ase reads, a molecule's name (CH3CH2OH) or a SMILES.")],
     output: Annotated[
         Path | None,
         typer.Option(

@@ -32,7 +32,7 @@ def rollout(
     start: Annotated[
         str | None,
         typer.Argument(
-            help="Particles: a file of `egnn-md data nbody`. Molecules: a file that ase reads, or a name: CH3CH2OH.",
+            help="Particles: a file of `egnn-md data nbody`. Molecules: a file, a name (CH3CH2OH), a SMILES.",
             show_default=False,
         ),
     ] = None,

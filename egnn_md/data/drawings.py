@@ -37,6 +37,24 @@ def molecules(path: Path) -> Iterator[Any]:
     del silence
 
 
+def from_smiles(text: str) -> Any:
+    """A `Plain` of the molecule that a SMILES says, placed in space; None if it is no SMILES.
+
+    Raises ImportError without RDKit, DataError if no places are found for its atoms.
+    """
+    from rdkit import Chem, rdBase
+
+    silence = rdBase.BlockLogs()
+    molecule = Chem.MolFromSmiles(text)
+    if molecule is None or not molecule.GetNumAtoms():
+        return None
+    found = _item(lambda: _placed(molecule, text))
+    del silence
+    if isinstance(found, DataError):
+        raise found
+    return found
+
+
 def _item(read: Any) -> Any:
     try:
         found = read()

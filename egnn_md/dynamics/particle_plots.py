@@ -20,7 +20,7 @@ TAIL = 8
 
 
 def plot_errors(frames: NDArray[np.int64], errors: FloatArray, straight: FloatArray, picture: Path) -> None:
-    """Squared errors (n_frames, n_systems) against time: median, middle half, beside constant velocity."""
+    """Squared errors (n_frames, n_systems) against time, beside constant velocity: median, middle half, mean."""
     figure = _figure(6.4, 4.8)
     axes = figure.subplots()
     times = FRAME_TIME * (frames - frames[0])
@@ -28,7 +28,7 @@ def plot_errors(frames: NDArray[np.int64], errors: FloatArray, straight: FloatAr
         low, middle, high = np.quantile(values[1:], [0.25, 0.5, 0.75], axis=1) if len(values) > 1 else [[]] * 3
         axes.plot(times[1:], middle, color=colour, label=f"{name}: median")
         axes.fill_between(times[1:], low, high, color=colour, alpha=0.2, lw=0)
-    axes.plot(times[1:], errors[1:].mean(1), color="C0", ls=":", label="model: mean")
+        axes.plot(times[1:], values[1:].mean(1), color=colour, ls=":", label=f"{name}: mean")
     axes.set(xlabel="time", ylabel="squared error per component")
     if len(errors) > 1:
         axes.set_yscale("log")
@@ -71,7 +71,9 @@ def animate(predicted: Trajectories, true: Trajectories, picture: Path, system: 
     rings = axes.scatter(
         seen[0, :, 0], seen[0, :, 1], s=110, facecolors="none", edgecolors="0.3", zorder=4, label="true"
     )
-    axes.legend(loc="upper right", fontsize="small")
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, fontsize="small", frameon=False
+    )  # hides nobody
 
     def draw(frame: int) -> None:
         for particle, tail in enumerate(tails):

@@ -1,4 +1,4 @@
-"""Structures to simulate: a file that ase reads, or the name of a molecule that ase builds."""
+"""Structures to simulate: a file that ase reads, the name of a molecule that ase builds, or a SMILES."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class StructureError(ValueError):
 
 
 def read_structure(name_or_path: str) -> Atoms:
-    """The structure of a file (its last frame; `file@0` for the first), or of a molecule by name ("CH3CH2OH").
+    """The structure of a file (its last frame; `file@0` for the first), of a molecule by name ("CH3CH2OH"), or of a
+    SMILES ("CC(=O)N", with RDKit; a name that ase knows comes first: "CO" is carbon monoxide).
 
     Raises StructureError for missing, empty or unreadable files, unknown names, and all that `check_structure` refuses.
     """
@@ -91,14 +92,34 @@ def _build(name: str) -> Atoms:
 
     if name in g2.names:
         return molecule(name)
-    if "/" in name or "." in name:
-        raise StructureError(f"no such file: {name}")
     try:
         return molecule(name)  # knows a few more than the collection
     except (KeyError, NotImplementedError):
-        near = difflib.get_close_matches(name, g2.names, n=3)
-        hint = f"; it knows {', '.join(near)}" if near else ""
-        raise StructureError(f"{name!r} is neither a file nor a molecule that ase.build.molecule knows{hint}") from None
+        pass
+    found, hint = _from_smiles(name)
+    if found is not None:
+        return found
+    if "/" in name or "." in name:
+        raise StructureError(f"no such file: {name}")
+    near = difflib.get_close_matches(name, g2.names, n=3)
+    hint = f"; it knows {', '.join(near)}" if near else hint
+    raise StructureError(f"{name!r} is neither a file nor a molecule that ase.build.molecule knows, nor a SMILES{hint}")
+
+
+def _from_smiles(text: str) -> tuple[Atoms | None, str]:
+    """The molecule that a SMILES says, or what to add to the message that it is none."""
+    from egnn_md.data.drawings import from_smiles
+
+    try:
+        found = from_smiles(text)
+    except ImportError:
+        return None, " (those need RDKit: pip install 'egnn-md[chem]')"
+    except DataError as error:
+        raise StructureError(str(error)) from error
+    if found is None:
+        return None, ""
+    atoms: Atoms = as_atoms(found)
+    return atoms, ""
 
 
 def check_structure(atoms: Atoms, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,22 @@ def test_an_at_sign_in_a_path_is_part_of_it(tmp_path: Path) -> None:
     pdb = folder / "w@ter.pdb"
     write(pdb, molecule("H2O"))
     assert read_topology(str(pdb), read_structure(str(pdb))) is not None
+
+
+def test_smiles_are_placed_in_space() -> None:
+    pytest.importorskip("rdkit")
+    atoms = read_structure("CC(=O)Oc1ccccc1C(=O)O")
+    assert atoms.get_chemical_formula() == "C9H8O4"
+    assert np.ptp(atoms.positions, axis=0).min() > 1.0  # no drawing in the plane
+    assert read_structure("F/C=C/F").get_chemical_formula() == "C2H2F2"
+    assert read_structure("CO").get_chemical_formula() == "CO"  # a name that ase knows comes first
+    assert (read_structure("CCO").positions == read_structure("CCO").positions).all()
+
+
+def test_without_rdkit_a_smiles_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    with pytest.raises(StructureError, match=r"those need RDKit: pip install 'egnn-md\[chem\]'"):
+        read_structure("CC(=O)N")
 
 
 def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
