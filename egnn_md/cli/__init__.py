@@ -69,8 +69,8 @@ def _root(
         egnn-md reproduce autoencoder --quick       # a table of the EGNN paper, ours beside the published figures
 
     Structures are files that ase reads, names of molecules that ase builds, or SMILES. Results go to stdout, with
-    `--json` as one object; all else goes to stderr. Exit codes: 0 done, 1 the work failed (a simulation blew up, a relaxation did
-    not converge), 2 a mistake in the input.
+    `--json` as one object; all else goes to stderr. Exit codes: 0 done, 1 the work failed (a simulation blew up, a
+    relaxation did not converge), 2 a mistake in the input.
     """
 
 
