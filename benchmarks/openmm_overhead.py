@@ -22,6 +22,7 @@ from openmm_mixed import DIPEPTIDE
 
 from egnn_md.calculators import create_system
 from egnn_md.chemistry.units import ANGSTROM_PER_NM
+from egnn_md.compiled.forces import use_compiled
 from egnn_md.neighbors import GraphBuilder
 
 Structure = tuple[app.Topology, np.ndarray]
@@ -43,10 +44,11 @@ def water() -> Structure:
     return topology, atoms.positions
 
 
-def simulation(structure: Structure, model: str, dtype: str, platform: str, threads: int) -> openmm.Context:
+def simulation(structure: Structure, options: Any, platform: str) -> openmm.Context:
     topology, positions = structure
-    system = create_system(topology, model, dtype=dtype, remove_cm_motion=False)
-    properties = {"Threads": str(threads)} if platform == "CPU" else {}
+    model = {"dtype": options.dtype, "compile": options.compile}
+    system = create_system(topology, options.model, remove_cm_motion=False, **model)
+    properties = {"Threads": str(options.threads)} if platform == "CPU" else {}
     context = openmm.Context(
         system, openmm.VerletIntegrator(0.0005), openmm.Platform.getPlatformByName(platform), properties
     )
@@ -60,12 +62,13 @@ def measure(structure: Structure, options: Any, rounds: int) -> dict[str, dict[s
     topology, positions = structure
     numbers = np.array([atom.element.atomic_number for atom in topology.atoms()], dtype=np.int64)
     model = load_potential(options.model, options.dtype)
+    use_compiled(model, options.compile)
     box = topology.getPeriodicBoxVectors()
     cell = np.zeros((3, 3)) if box is None else np.array(box.value_in_unit(unit.angstrom))
     graph = GraphBuilder(model.config.cutoff)(positions, numbers, cell, np.full(3, box is not None))
     calls = {"bare": lambda: model(graph)}
     for platform in ("Reference", "CPU"):
-        context = simulation(structure, options.model, options.dtype, platform, options.threads)
+        context = simulation(structure, options, platform)
         calls[platform] = lambda context=context: context.getIntegrator().step(1)
     clocks = {"wall": time.perf_counter, "cpu": time.process_time}
     seconds = {clock: {name: [] for name in calls} for clock in clocks}
@@ -85,6 +88,7 @@ def measure(structure: Structure, options: Any, rounds: int) -> dict[str, dict[s
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = make_parser(__doc__ or "", data=False)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--compile", action="store_true", help="compiled force calls, made first if need be")
     parser.add_argument("--rounds", type=int, default=400, help="for 22 atoms; a tenth of them for 774")
     options = parse(parser, arguments)
     rows = []

@@ -40,7 +40,7 @@ def measure(options: Namespace) -> dict[str, float]:
     import torch
 
     torch.set_num_threads(options.threads)
-    engine, rng = calculator(options.model, "float32"), np.random.default_rng(0)
+    engine, rng = calculator(options.model, "float32", compiled=options.compile), np.random.default_rng(0)
     warm = lattice("H2O", (2, 2, 2))
     warm.calc = engine
     warm.get_forces()
@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = make_parser(__doc__ or "", data=False)
     parser.add_argument("--sizes", type=int, nargs="+", choices=sorted(SHAPES), default=[3000, 12000], help="atoms")
     parser.add_argument("--calls", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="compiled force calls, made first if need be")
     parser.add_argument("--child", type=int, choices=sorted(SHAPES), help="measure this size here and print JSON")
     options = parser.parse_args(arguments)
     if options.child:
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     for size in options.sizes:
         command = [sys.executable, str(Path(__file__).resolve()), "--model", options.model, "--child", str(size)]
         command += ["--calls", str(options.calls), "--threads", str(options.threads)]
+        command += ["--compile"] * options.compile
         answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
         rows.append(json.loads(answer.splitlines()[-1]))
     small, large = rows[0], rows[-1]

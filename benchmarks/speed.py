@@ -1,12 +1,15 @@
-"""What does a force call cost? Needs tblite.
+"""What does a force call cost? GFN2-xTB stands beside it where tblite is installed.
 
 First ethanol: our calculator, through ase, beside the bare network with its graph ready. Then our calculator beside
 GFN2-xTB (tblite through ase) for growing droplets of ethanol and chains of alkane. All on the same thread, one call of
-each in turn, atoms moved a little between calls as in dynamics; medians, and their ratios.
+each in turn, atoms moved a little between calls as in dynamics; medians of the thread's processor time, which other
+programs on the machine disturb less (of the time that passed, with more threads), and their ratios. --compile: what
+`egnn-md compile` brings, in the same run.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,7 @@ import torch
 from _common import calculator, gfn2, load_potential, make_parser, parse, print_table, write_json
 from _liquids import droplet
 
+from egnn_md.compiled.forces import use_compiled
 from egnn_md.dynamics.batched import Batch
 
 if TYPE_CHECKING:
@@ -52,14 +56,15 @@ def structures() -> dict[str, Atoms]:
 def interleaved(calls: dict[str, Callable[[np.ndarray], object]], start: np.ndarray, rounds: int) -> dict[str, float]:
     """Median seconds of each call; every round moves the atoms and runs each call once."""
     rng, positions = np.random.default_rng(0), start.copy()
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for count in range(rounds + 2):
         positions = start + STEP * rng.normal(size=start.shape)
         for name, call in calls.items():
-            began = time.perf_counter()
+            began = clock()
             call(positions)
             if count >= 2:  # the first calls allocate
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
@@ -129,17 +134,54 @@ def beside_gfn2(model: str, rounds: int, largest: int, compiled: bool) -> list[d
     return rows
 
 
+def compiled_beside_eager(model: str, rounds: int, largest: int) -> list[dict[str, Any]]:
+    """Force calls through the calculator, and a batch of 64 pentanes through the network, eager and compiled."""
+    engines = {name: calculator(model, "float32", compiled=name == "compiled") for name in ("eager", "compiled")}
+    if not engines["compiled"].compiled:
+        raise SystemExit("no compiled force calls here: egnn-md compile says why")
+    rows: list[dict[str, Any]] = []
+    for name, atoms in (structures() | {"water x 64": droplet("H2O", 64)}).items():
+        if len(atoms) <= largest:
+            calls = {label: through_ase(atoms, engine) for label, engine in engines.items()}
+            seconds = interleaved(calls, atoms.positions, rounds)
+            rows.append({"structure": name, "n_atoms": len(atoms), "seconds": seconds})
+    pentane = alkane(5)
+    networks = {name: load_potential(model, "float32") for name in engines}
+    use_compiled(networks["compiled"], "auto")
+    batches = {name: Batch(network, [pentane] * 64) for name, network in networks.items()}
+    start = batches["eager"].positions.numpy()
+    calls = {name: lambda x, batch=batch: batch.evaluate(torch.from_numpy(x)) for name, batch in batches.items()}
+    seconds = interleaved(calls, start, max(rounds // 5, 1))
+    rows.append({"structure": "64 pentanes", "n_atoms": len(start), "seconds": seconds})
+    for row in rows:
+        row["ratio"] = row["seconds"]["compiled"] / row["seconds"]["eager"]
+    print_table(
+        "One force call, float32, eager and compiled",
+        ("structure", "atoms", "eager ms", "compiled ms", "ratio", "µs per atom"),
+        [
+            (row["structure"], row["n_atoms"], *(1e3 * t for t in row["seconds"].values()), row["ratio"],
+             1e6 * row["seconds"]["compiled"] / row["n_atoms"])
+            for row in rows
+        ],
+    )  # fmt: skip
+    print(f"\n{64 / seconds['eager']:.0f} pentanes a second eager, {64 / seconds['compiled']:.0f} compiled")
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = make_parser(__doc__ or "", data=False)
     parser.add_argument("--rounds", type=int, default=30, help="calls of each")
     parser.add_argument("--largest", type=int, default=200, help="leave out structures with more atoms")
-    parser.add_argument("--compile", action="store_true", help="measure compiled force calls too: a minute more")
+    parser.add_argument("--compile", action="store_true", help="compiled force calls too, made first if need be")
     options = parse(parser, arguments)
     result = {
         "threads": torch.get_num_threads(),
         "overhead": overhead(options.model, 10 * options.rounds),
-        "beside_gfn2": beside_gfn2(options.model, options.rounds, options.largest, options.compile),
+        "compiled": compiled_beside_eager(options.model, options.rounds, options.largest) if options.compile else None,
+        "beside_gfn2": None,
     }
+    if importlib.util.find_spec("tblite"):
+        result["beside_gfn2"] = beside_gfn2(options.model, options.rounds, options.largest, options.compile)
     write_json(options.json, result)
     return result
 

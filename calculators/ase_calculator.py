@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from egnn_md.calculators.ase_inputs import AtomsInputs
 from egnn_md.calculators.options import refuse_unknown
+from egnn_md.compiled.forces import Compile
 from egnn_md.hessian import STEP, finite_difference_hessian
 from egnn_md.model_source import ModelSource
 from egnn_md.models.terms import EnergyTerm
 from egnn_md.neighbors.lists import DEFAULT_SKIN
-from egnn_md.predict import Compile, Geometry, Model, PredictionError, Predictor, Result, model_sources
+from egnn_md.predict import Geometry, Model, PredictionError, Predictor, Result, model_sources
 
 _PERIODIC: Final = np.array([True, True, True]).tobytes()
 _VOIGT: Final = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
@@ -114,6 +115,11 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         self._predictor = Predictor(sources if committee else sources[0], **chosen)
         self._known_numbers = b""
         self.reset()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether force calls go through code compiled ahead of time."""
+        return self._predictor.compiled
 
     def __getstate__(self) -> dict[str, Any]:
         loaded = ("_predictor", "_known_numbers")

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from egnn_md.calculators.openmm_region import Region, select_region
 from egnn_md.chemistry.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
+from egnn_md.compiled.forces import Compile
 from egnn_md.model_source import ModelSource
 from egnn_md.models.potential import Potential
 from egnn_md.neighbors.lists import DEFAULT_SKIN
 from egnn_md.options import parse_device, parse_dtype
-from egnn_md.predict import Compile, Predictor, Result
+from egnn_md.predict import Predictor, Result
 
 FloatArray = NDArray[np.float64]
 

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from egnn_md.chemistry.elements import CLOSEST_PAIR
+from egnn_md.compiled.forces import Compile, use_compiled
 from egnn_md.graph import Graph, Prediction
 from egnn_md.model_source import ModelSource
 from egnn_md.models.potential import Potential
@@ -33,7 +34,6 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 Model = str | Path | Potential | ModelSource
-Compile = bool | Literal["auto"]
 
 EXTRAPOLATION_LIMIT: Final = 2.0
 """Warn when an atom's extrapolation signal passes this: 1 is what 99.9 % of the training atoms stay below."""
@@ -88,6 +88,10 @@ class Result:
     """(n_atoms, 3) eV/Å."""
 
 
+class NotCompiledWarning(UserWarning):
+    """Force calls are slower than they could be: the message says why."""
+
+
 class Predictor:
     """Energies, forces and stress of one structure after another, or of many at once.
 
@@ -97,7 +101,8 @@ class Predictor:
     device: "cpu" or "cuda". dtype: "float64" or "float32", precision of the network.
     skin: Å by which neighbour lists reach beyond the cutoff, so that they last for several steps.
     closest: Å; atoms nearer than this are refused. 0 allows any distance.
-    compile: see `egnn_md.compiled`.
+    compile: whether force calls go through code compiled ahead of time (`egnn-md compile`): "auto", where it is there;
+        True, made now if need be, a minute or two; False, never.
     terms: energy terms beside the model's own, added to every member's energy (see `egnn_md.models.terms`).
 
     Raises CheckpointError for unknown models, ValueError for other kinds of model and unknown devices.
@@ -120,7 +125,10 @@ class Predictor:
         self.models = [source.load(self.device, self.dtype) for source in sources]
         for loaded in self.models:
             loaded.terms.extend(terms)
-        self.skin, self.closest, self.compile = skin, closest, compile
+        self.skin, self.closest = skin, closest
+        through_package = [use_compiled(model, compile, _warn_of_eager_calls) for model in self.models]
+        self.compiled = all(through_package)
+        """Whether force calls go through code compiled ahead of time."""
         self.cutoff = max(model.config.cutoff for model in self.models)
         """Å."""
         self.elements = tuple(sorted(set.intersection(*(set(model.config.elements) for model in self.models))))
@@ -207,6 +215,10 @@ class Predictor:
                 stacklevel=3,
             )
         return result
+
+
+def _warn_of_eager_calls(reason: str) -> None:
+    warnings.warn(reason, NotCompiledWarning, stacklevel=4)
 
 
 def model_sources(model: Model | Sequence[Model]) -> tuple[tuple[ModelSource, ...], bool]:

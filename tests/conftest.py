@@ -22,9 +22,20 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def random_potential() -> Callable[..., Potential]:
-    """Make a small potential with random weights: random_potential(seed=0, dtype=torch.float64, **config)."""
+@pytest.fixture(scope="session")
+def _empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("no-packages")
+
+
+@pytest.fixture(autouse=True)
+def _no_packages(_empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the developer has compiled stays out of the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_empty_cache))
+
+
+@pytest.fixture(scope="session")
+def make_random_potential() -> Callable[..., Potential]:
+    """Make a small potential with random weights: make(seed=0, dtype=torch.float64, **config)."""
 
     def make(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: object) -> Potential:
         torch.manual_seed(seed)
@@ -43,6 +54,11 @@ def random_potential() -> Callable[..., Potential]:
         return model.to(dtype).eval().requires_grad_(False)
 
     return make
+
+
+@pytest.fixture
+def random_potential(make_random_potential: Callable[..., Potential]) -> Callable[..., Potential]:
+    return make_random_potential
 
 
 def fit_familiarity(familiarity: Familiarity) -> None:

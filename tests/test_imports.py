@@ -19,7 +19,7 @@ LAYERS = [
     {"neighbors"},
     {"nn"},
     {"models"},
-    {"checkpoint"},
+    {"checkpoint", "compiled"},
     {"registry"},
     {"model_source"},
     {"predict"},

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +21,10 @@ if TYPE_CHECKING:
     from egnn_md.dynamics.state import RestartState
 
 Setting = typer.Option
+COMPILED_SAVES = 0.6
+"""Of the time of a force call, about."""
+LONG_SECONDS = 300.0
+"""What compiling must save to be worth a line."""
 LINE_SECONDS = 60.0
 """Between lines of progress where there is no terminal."""
 
@@ -62,7 +64,14 @@ def md(
     state_interval: Annotated[float, Setting(help="Seconds between restart states.")] = 10.0,
     device: Annotated[str | None, Setting(help="cpu or cuda.", show_default="cpu")] = None,
     dtype: Annotated[str | None, Setting(help="float32 or float64.", show_default="float32")] = None,
-    compile: Annotated[bool, Setting("--compile", help="Compile the force call: pays after some 20000 steps.")] = False,
+    compile: Annotated[
+        bool | None,
+        Setting(
+            "--compile/--no-compile",
+            help="Compiled force calls: made now if need be, or never.",
+            show_default="where `egnn-md compile` has made them",
+        ),
+    ] = None,
     workers: Workers = 1,
     shard: Shard = None,
     executor: Executor = "process",
@@ -105,10 +114,9 @@ def md(
     given |= {name: given[name].lower() for name in words if given[name] is not None}
     settings = {name: value for name, value in given.items() if value is not None}
     machine = {"model": model, "device": device, "dtype": dtype}
-    calculator = functools.partial(make_calculator, compile=compile)
     if resume:
         folder = _folder_to_resume(structure, output, overwrite)
-        prepare = _resume(structure, folder, settings, machine, threads, calculator)
+        prepare = _resume(structure, folder, settings, machine, threads, compile)
     elif structure is not None and several(structure):
         spec = model_spec(model or "organic-xtb", device or "cpu", dtype or "float32", threads)
         pool = {"workers": workers, "shard": shard, "executor": executor, "size": chunk, "overwrite": overwrite}
@@ -117,7 +125,7 @@ def md(
         raise UserError("give a structure: a file that ase reads, or a molecule's name such as CH3CH2OH")
     else:
         folder = output or Path("run")
-        prepare = _start(structure, folder, settings, machine, threads, overwrite, calculator)
+        prepare = _start(structure, folder, settings, machine, threads, overwrite, compile)
     return run_to_outcome(prepare, folder, state_interval, as_json, "egnn-md md --resume")
 
 
@@ -145,7 +153,7 @@ def _start(
     machine: dict[str, str | None],
     threads: int | None,
     overwrite: bool,
-    calculator: Callable[[str, str, str], Any],
+    compile: bool | None,
 ) -> Simulation:
     import secrets
 
@@ -160,16 +168,38 @@ def _start(
     atoms = read_structure(structure)
     model, device, dtype = machine["model"] or "organic-xtb", machine["device"] or "cpu", machine["dtype"] or "float32"
     set_threads(threads)
-    atoms.calc = calculator(model, device, dtype)
+    atoms.calc = make_calculator(model, device, dtype, "auto" if compile is None else compile)
     information = {
         "engine": settings.engine,
         "structure": structure,
         "model": model,
         "device": device,
         "dtype": dtype,
+        "compiled": atoms.calc.compiled,
         **identity(model),
     }
-    return run.start(atoms, settings, folder, information, overwrite, read_topology(structure, atoms))
+    simulation = run.start(atoms, settings, folder, information, overwrite, read_topology(structure, atoms))
+    if compile is None and not atoms.calc.compiled:
+        _advise(atoms, settings.steps, f"egnn-md compile {model} --dtype {dtype}")
+    return simulation
+
+
+def _advise(atoms: Any, steps: int, command: str) -> None:
+    """Before a run that will take long: what compiling would save, by the time of one force call."""
+    moved = atoms.copy()
+    moved.calc = atoms.calc
+    seconds = 0.0
+    for _ in range(2):  # the first call finds the neighbours
+        moved.positions += 1e-3
+        began = time.perf_counter()
+        moved.get_forces()
+        seconds = time.perf_counter() - began
+    saved = COMPILED_SAVES * seconds * steps
+    if saved > LONG_SECONDS:
+        say(
+            f"force calls are not compiled: `{command}` takes a minute or two, once, and would save about "
+            f"{saved / 60:.0f} minutes of this run"
+        )
 
 
 def identity(model: str) -> dict[str, str]:
@@ -196,7 +226,7 @@ def _resume(
     options: dict[str, Any],
     machine: dict[str, str | None],
     threads: int | None,
-    make: Callable[[str, str, str], Any],
+    compile: bool | None,
 ) -> Simulation:
     from egnn_md.dynamics import md as run
     from egnn_md.dynamics.state import RestartState
@@ -213,7 +243,11 @@ def _resume(
     if found["model_sha256"] != known["model_sha256"]:
         raise UserError(f"{shipped_or_given} is not the model that the run in {folder} was begun with")
     set_threads(threads)
-    calculator = make(shipped_or_given, machine["device"] or known["device"], known["dtype"])
+    as_before: bool | Literal["auto"] = "auto" if known.get("compiled") else False  # round-off is part of a run
+    wanted = as_before if compile is None else compile
+    calculator = make_calculator(shipped_or_given, machine["device"] or known["device"], known["dtype"], wanted)
+    if known.get("compiled") and not calculator.compiled:
+        say("the run was begun with compiled force calls; it goes on without them, equal but for round-off")
     return run.resume(state, folder, calculator, options.get("steps"))
 
 

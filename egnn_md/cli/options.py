@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -45,8 +45,10 @@ def check_device(name: str) -> None:
         raise UserError(f"--device: {error}") from None
 
 
-def make_calculator(model: str, device: str, dtype: str, compile: bool = False) -> Any:
-    """The ASE calculator of a model. Raises UserError for bad options, CheckpointError for the model."""
+def make_calculator(model: str, device: str, dtype: str, compile: bool | Literal["auto"] = "auto") -> Any:
+    """The ASE calculator of a model; `compile` as there. Raises UserError for bad options, CheckpointError for the
+    model.
+    """
     parse_dtype(dtype)
     check_device(device)
     from egnn_md.checkpoint import read_header

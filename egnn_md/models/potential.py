@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,19 @@ class ForceCall(NamedTuple):
     """Final features of the network, (n_atoms, hidden_dim)."""
 
 
+class LocalCall(NamedTuple):
+    """What follows of a `ForceCall`, for a structure whose edges are all that counts."""
+
+    energies: Tensor
+    """(n_atoms,) eV, float64."""
+    gradient: Tensor
+    """∂E/∂r_ij, (n_edges, 3) eV/Å."""
+    forces: Tensor
+    """(n_atoms, 3) eV/Å."""
+    extrapolation: Tensor
+    """(n_atoms,)."""
+
+
 class Potential(nn.Module):
     """Energy, forces and stress of a `Graph` whose edges reach at least `config.cutoff`."""
 
@@ -106,8 +119,13 @@ class Potential(nn.Module):
         self.familiarity = Familiarity(config.hidden_dim, len(config.elements))
         self.terms: list[EnergyTerm] = []
         """Terms beside those of the checkpoint, added by the user; they are not saved."""
-        self.compiled: Callable[[Tensor, Tensor, Tensor], ForceCall] | None = None
-        """`force_call`, compiled for the weights as they are."""
+        self.compiled: Callable[[Tensor, Tensor, Tensor], LocalCall] | None = None
+        """`local_call`, compiled ahead of time; a change of precision or device takes it away."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.compiled = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     @property
     def dtype(self) -> torch.dtype:
@@ -139,11 +157,11 @@ class Potential(nn.Module):
             inside = (vectors.square().sum(-1) < self.config.cutoff**2).nonzero().squeeze(-1)
             vectors = vectors.index_select(0, inside).to(self.dtype)
             edge_index = graph.edge_index.index_select(1, inside)
-            call = self.force_call if differentiable or self.compiled is None else self.compiled
-            energies, gradient, features = call(vectors, species, edge_index)
-            forces, stresses = forces_and_stress(
-                vectors, gradient, edge_index, graph.batch, graph.cell, graph.pbc, stress=stress
-            )
+            local_call = self.local_call if differentiable or self.compiled is None else self.compiled
+            energies, gradient, forces, extrapolation = local_call(vectors, species, edge_index)
+            stresses = None
+            if stress:
+                stresses = stress_from_edges(vectors, gradient, edge_index, graph.batch, graph.cell, graph.pbc)
             if self.terms:
                 system = System(vectors, species, edge_index, len(self.config.elements), graph)
                 results = [term(system) for term in self.terms]
@@ -153,8 +171,14 @@ class Potential(nn.Module):
                 forces=forces,
                 stress=stresses,
                 energies=energies,
-                extrapolation=self.familiarity(features.detach(), species),
+                extrapolation=extrapolation,
             )
+
+    def local_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> LocalCall:
+        """`force_call`, and what atoms get of it."""
+        energies, gradient, features = self.force_call(vectors, species, edge_index)
+        forces = forces_from_edges(gradient, edge_index, species.shape[0])
+        return LocalCall(energies, gradient, forces, self.familiarity(features.detach(), species))
 
     def force_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> ForceCall:
         """The terms of the checkpoint: a function of tensors alone, which can be traced, and differentiated by the
@@ -169,23 +193,24 @@ class Potential(nn.Module):
         return ForceCall(energies, learned.by_edge + repulsion.by_edge, learned.features)
 
 
-def forces_and_stress(
-    vectors: Tensor, gradient: Tensor, edge_index: Tensor, batch: Tensor, cell: Tensor, pbc: Tensor, *, stress: bool
-) -> tuple[Tensor, Tensor | None]:
-    """From g_ij = ∂E/∂r_ij (n_edges, 3) eV/Å: forces F_k = Σ_j g_kj - Σ_i g_ik, (n_atoms, 3) eV/Å, and, if asked for,
-    the symmetric stress (1/V) Σ_ij r_ij ⊗ g_ij, (n_graphs, 3, 3) eV/Å³; NaN where a structure is not periodic in
-    three directions. r_ij, edge_index, batch, cell and pbc as in `Graph`.
-    """
+def forces_from_edges(gradient: Tensor, edge_index: Tensor, n_atoms: int) -> Tensor:
+    """F_k = Σ_j g_kj - Σ_i g_ik, (n_atoms, 3) eV/Å, from g_ij = ∂E/∂r_ij (n_edges, 3) eV/Å."""
     centre, neighbor = edge_index
-    forces = segment_sum(gradient, centre, batch.shape[0]) - segment_sum(gradient, neighbor, batch.shape[0])
-    if not stress:
-        return forces, None
+    return segment_sum(gradient, centre, n_atoms) - segment_sum(gradient, neighbor, n_atoms)
+
+
+def stress_from_edges(
+    vectors: Tensor, gradient: Tensor, edge_index: Tensor, batch: Tensor, cell: Tensor, pbc: Tensor
+) -> Tensor:
+    """The symmetric stress (1/V) Σ_ij r_ij ⊗ g_ij, (n_graphs, 3, 3) eV/Å³, from g_ij = ∂E/∂r_ij (n_edges, 3) eV/Å; NaN
+    where a structure is not periodic in three directions. r_ij, edge_index, batch, cell and pbc as in `Graph`.
+    """
     if cell.shape[0] == 1:
         virial = (vectors.double().mT @ gradient.double()).to(gradient.dtype).unsqueeze(0)
     else:
         virials = vectors.unsqueeze(-1) * gradient.unsqueeze(-2)
-        virial = segment_sum(virials, batch.index_select(0, centre), cell.shape[0])
-    return forces, _over_volume(virial, cell, pbc)
+        virial = segment_sum(virials, batch.index_select(0, edge_index[0]), cell.shape[0])
+    return _over_volume(virial, cell, pbc)
 
 
 def _over_volume(virial: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
@@ -205,17 +230,10 @@ def _added(
     for result in results:
         energies = energies + result.energies
         if result.by_edge is not None:
-            more, stress = forces_and_stress(
-                system.vectors,
-                result.by_edge,
-                system.edge_index,
-                graph.batch,
-                graph.cell,
-                graph.pbc,
-                stress=stresses is not None,
-            )
-            forces = forces + more
-            stresses = None if stresses is None or stress is None else stresses + stress
+            forces = forces + forces_from_edges(result.by_edge, system.edge_index, system.n_atoms)
+            if stresses is not None:
+                edges = (system.vectors, result.by_edge, system.edge_index)
+                stresses = stresses + stress_from_edges(*edges, graph.batch, graph.cell, graph.pbc)
         if result.by_position is not None:
             forces = forces - result.by_position.to(forces)
             if stresses is not None:

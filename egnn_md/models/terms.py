@@ -85,12 +85,14 @@ class ReferenceEnergies(nn.Module):
 
     def __init__(self, energies: Sequence[float]) -> None:
         super().__init__()
-        self.energies = torch.tensor(energies, dtype=torch.float64)
+        self.register_buffer("energies", torch.tensor(energies, dtype=torch.float64), persistent=False)
+        self.energies: Tensor
         """(n_elements,) eV."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        exact = self.energies
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.energies = self.energies.to(fn(torch.empty(0, device=self.energies.device)).device)
+        self.energies = exact.to(self.energies.device)
         return self
 
     def forward(self, system: System) -> TermResult:

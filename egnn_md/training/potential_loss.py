@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from egnn_md.data.frame_batches import Batch
-from egnn_md.models.potential import ForceCall, Potential, forces_and_stress
+from egnn_md.models.potential import ForceCall, Potential, forces_from_edges, stress_from_edges
 from egnn_md.nn.compilation import compile_function
 from egnn_md.nn.ops import segment_sum
 from egnn_md.training.potential_config import PotentialTrainingConfig
@@ -78,15 +78,14 @@ class PotentialLoss:
         energies, gradient, _ = torch.func.functional_call(
             _ForceCall(self.model), {f"model.{k}": v for k, v in parameters.items()}, (vectors, species, edge_index)
         )
-        predicted_forces, predicted_stress = forces_and_stress(
-            vectors, gradient, edge_index, batch, cell, pbc, stress=stress is not None
-        )
+        predicted_forces = forces_from_edges(gradient, edge_index, batch.shape[0])
         counts = segment_sum(torch.ones_like(energies), batch, n_graphs)
         energy_error = _known((segment_sum(energies, batch, n_graphs) - energy) / counts, energy).unsqueeze(-1)
         energy_term = _penalty(energy_error, config.loss).sum() * share[0]
         force_term = _penalty(_known(predicted_forces - forces, forces), config.loss).sum() * share[1]
         stress_term = energy_term * 0.0
-        if stress is not None and predicted_stress is not None:
+        if stress is not None:
+            predicted_stress = stress_from_edges(vectors, gradient, edge_index, batch, cell, pbc)
             stress_error = _known(predicted_stress - stress, stress).reshape(n_graphs, 9)
             stress_term = _penalty(stress_error, config.loss).sum() * share[0]
         total = (

@@ -1,0 +1,278 @@
+"""Compiled force calls are the eager ones, of the model as it is, from the user's own store; or they are not used."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from egnn_md.checkpoint import load, save
+from egnn_md.compiled import forces, store
+from egnn_md.compiled.package import CompilationError, NoCompiler, Package
+from egnn_md.models.potential import LocalCall, Potential
+from egnn_md.predict import Geometry, NotCompiledWarning, Predictor
+
+Make = Callable[..., Potential]
+
+
+@pytest.fixture
+def model(packages: Path, random_potential: Make) -> Potential:
+    """Other weights and reference energies than those of the example that was compiled."""
+    model = random_potential(seed=5, reference_energies=(-1.0, -2.0, -3.0, -4.0, -5.0))
+    assert forces.use_compiled(model, "auto")
+    return model
+
+
+def structure(n_atoms: int, seed: int = 0) -> Geometry:
+    """Atoms about 1.5 Å apart, most of them in reach of most others."""
+    rng = np.random.default_rng(seed)
+    side = int(np.ceil(n_atoms ** (1 / 3)))
+    lattice = np.array([(x, y, z) for x in range(side) for y in range(side) for z in range(side)][:n_atoms], float)
+    positions = 1.5 * lattice + 0.2 * rng.normal(size=(n_atoms, 3))
+    return Geometry(positions, rng.choice([1, 6, 7, 8, 9], n_atoms))
+
+
+@pytest.mark.parametrize("n_atoms", [2, 3, 20, 90])
+def test_compiled_calls_are_eager_calls(model: Potential, n_atoms: int) -> None:
+    inputs = forces.example(model, n_atoms)
+    assert model.compiled is not None
+    for ours, eager in zip(model.compiled(*inputs), model.local_call(*inputs), strict=True):
+        torch.testing.assert_close(ours, eager, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("n_atoms", [1, 2])
+def test_structures_without_pairs(model: Potential, n_atoms: int) -> None:
+    inputs = torch.zeros(0, 3, dtype=torch.float64), torch.zeros(n_atoms, dtype=torch.int64), torch.zeros(2, 0).long()
+    assert model.compiled is not None
+    assert torch.equal(model.compiled(*inputs).energies, model.local_call(*inputs).energies)
+
+
+def test_one_package_serves_every_model_of_the_shape(model: Potential, random_potential: Make) -> None:
+    other = random_potential(seed=6)
+    assert forces.find(other) == forces.find(model)
+    different = [
+        random_potential(dtype=torch.float32),
+        random_potential(cutoff=4.5),
+        random_potential(n_layers=3),
+        random_potential(elements=(1, 6, 7, 8, 17)),
+    ]
+    for potential in different:
+        assert forces.find(potential) is None
+        assert not forces.use_compiled(potential, "auto")
+
+
+def test_the_weights_are_those_of_now(model: Potential) -> None:
+    inputs = forces.example(model, 8)
+    assert model.compiled is not None
+    before = model.compiled(*inputs).energies
+    with torch.no_grad():
+        next(model.network.parameters()).mul_(1.1)
+    after = model.compiled(*inputs).energies
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(after, model.local_call(*inputs).energies, rtol=1e-10, atol=1e-10)
+
+
+def test_another_precision_is_not_forced_through_the_package(model: Potential) -> None:
+    single = [value.float() if value.is_floating_point() else value for value in forces.example(model, 8)]
+    compiled = model.compiled
+    assert compiled is not None
+    model.float()
+    assert model.compiled is None
+    assert torch.equal(compiled(*single).gradient, model.local_call(*single).gradient)
+
+
+def test_copies_start_without(model: Potential) -> None:
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert copied.compiled is None
+
+
+def test_through_the_predictor(packages: Path, random_potential: Make) -> None:
+    potential = random_potential(seed=3)
+    compiled, eager = (Predictor(potential, compile=choice) for choice in ("auto", False))
+    assert compiled.compiled
+    assert not eager.compiled
+    structures = [structure(n, seed=n) for n in (1, 2, 9, 30)]
+    batch = compiled.many(structures)
+    for ours, given in zip(batch, structures, strict=True):
+        expected = eager(given.positions, given.atomic_numbers)
+        again = compiled.fork()(given.positions, given.atomic_numbers)
+        for found in (ours, again):
+            assert found.energy == pytest.approx(expected.energy, abs=1e-9)
+            np.testing.assert_allclose(found.forces, expected.forces, atol=1e-8)
+            assert found.extrapolation == pytest.approx(expected.extrapolation, rel=1e-9)
+
+
+def test_stress(packages: Path, random_potential: Make) -> None:
+    atoms, cell, pbc = structure(8), np.diag([3.1, 3.2, 3.3]), np.ones(3, dtype=bool)
+    potential = random_potential(seed=3)
+    found, expected = (
+        Predictor(potential, compile=choice)(atoms.positions, atoms.atomic_numbers, cell, pbc, stress=True)
+        for choice in ("auto", False)
+    )
+    assert found.stress is not None
+    assert expected.stress is not None
+    np.testing.assert_allclose(found.stress, expected.stress, atol=1e-9)
+
+
+def test_forces_are_the_energys_slope(packages: Path, random_potential: Make) -> None:
+    predictor, atoms, step = Predictor(random_potential(seed=3)), structure(9), 1e-4
+    assert predictor.compiled
+    found = predictor(atoms.positions, atoms.atomic_numbers).forces
+    for atom, axis in ((0, 0), (4, 1), (8, 2)):
+        energies = []
+        for sign in (1, -1):
+            moved = atoms.positions.copy()
+            moved[atom, axis] += sign * step
+            energies.append(predictor(moved, atoms.atomic_numbers).energy)
+        assert found[atom, axis] == pytest.approx(-(energies[0] - energies[1]) / (2 * step), abs=1e-5)
+
+
+def test_a_fresh_process_finds_it(packages: Path, random_potential: Make, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save(random_potential(seed=9), path)
+    code = f"from egnn_md.predict import Predictor; print(Predictor({str(path)!r}).compiled)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_no_package_no_word(random_potential: Make) -> None:
+    said: list[str] = []
+    model = random_potential()
+    assert not forces.use_compiled(model, "auto", said.append)
+    assert model.compiled is None
+    assert said == []
+
+
+def test_false_means_never(model: Potential) -> None:
+    assert not forces.use_compiled(model, False)
+    assert model.compiled is None
+    with pytest.raises(ValueError, match="must be True, False or 'auto', not 'yes'"):
+        forces.use_compiled(model, "yes")  # type: ignore[arg-type]
+
+
+def test_true_compiles_what_is_not_there(random_potential: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Potential] = []
+
+    def refuse(model: Potential) -> None:
+        asked.append(model)
+        raise CompilationError("the compiler is on strike")
+
+    monkeypatch.setattr(forces, "compile_forces", refuse)
+    with pytest.warns(NotCompiledWarning, match="the compiler is on strike; force calls are not compiled"):
+        assert not Predictor(random_potential(), compile=True).compiled
+    assert len(asked) == 1
+
+
+def test_without_a_compiler_one_line_says_what_to_install(own_cache: Path, checkpoint_file: Path) -> None:
+    """In a process of its own: torch remembers the compiler that it has found."""
+    code = f"""
+import warnings, torch
+from egnn_md.predict import Predictor
+with warnings.catch_warnings(record=True) as caught:
+    print(Predictor({str(checkpoint_file)!r}, compile=True).compiled, len(caught), caught[0].message)
+"""
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PATH": str(own_cache), "CXX": "no-such-compiler"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.startswith("False 1 compiling needs a C++ compiler: install g++ (apt install g++")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_store_that_others_can_write_to_is_not_used(
+    made_packages: Path, own_cache: Path, random_potential: Make
+) -> None:
+    shutil.copytree(made_packages / "egnn-md", own_cache / "egnn-md")
+    assert Predictor(random_potential()).compiled
+    (own_cache / "egnn-md").chmod(0o777)
+    with pytest.warns(NotCompiledWarning, match="can be written by others"):
+        assert not Predictor(random_potential()).compiled
+
+
+@pytest.mark.parametrize("keep", [0, 1000, -1])
+def test_a_cut_package_is_not_used(made_packages: Path, own_cache: Path, random_potential: Make, keep: int) -> None:
+    shutil.copytree(made_packages / "egnn-md", own_cache / "egnn-md")
+    path = forces.find(random_potential())
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:keep])
+    assert not Predictor(random_potential()).compiled
+    with pytest.raises(CompilationError, match="cannot be loaded"):
+        Package(path, {"w": torch.zeros(1)})
+
+
+def test_code_that_differs_from_the_eager_call_is_thrown_away(
+    own_cache: Path, made_packages: Path, random_potential: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler that gets a derivative wrong by a millionth: nothing is kept."""
+    right = forces.CompiledCall.__call__
+
+    def wrong(self: forces.CompiledCall, *inputs: torch.Tensor) -> LocalCall:
+        found = right(self, *inputs)
+        return found._replace(gradient=found.gradient * (1.0 + 1e-6))
+
+    (package,) = made_packages.rglob("package.pt2")
+    monkeypatch.setattr(forces, "compile_package", lambda *inputs: shutil.copyfile(package, inputs[-1]))
+    monkeypatch.setattr(forces.CompiledCall, "__call__", wrong)
+    with pytest.raises(CompilationError, match="thrown away"):
+        forces.compile_forces(random_potential())
+    assert list(store.make_folder().iterdir()) == []
+    monkeypatch.setattr(forces.CompiledCall, "__call__", right)
+    forces.compile_forces(random_potential())
+    assert forces.find(random_potential()) is not None
+
+
+def test_numbers_that_are_none_do_not_pass(random_potential: Make) -> None:
+    model = random_potential()
+
+    def nothing(*inputs: torch.Tensor) -> LocalCall:
+        return LocalCall(*(torch.full_like(value, torch.nan) for value in model.local_call(*inputs)))
+
+    with pytest.raises(CompilationError, match="differs"):
+        forces.check(model, nothing)
+
+
+def test_only_potentials_on_the_cpu(random_potential: Make) -> None:
+    class Own(Potential):
+        pass
+
+    model = random_potential()
+    own = Own(model.config)
+    half, elsewhere = copy.deepcopy(model).half(), copy.deepcopy(model).to("meta")
+    for refused, reason in ((own, "Own is not"), (half, "float16"), (elsewhere, "meta")):
+        assert reason in str(forces.refusal(refused))
+        assert not forces.use_compiled(refused, "auto")
+
+
+def test_unknown_elements_are_refused_before_the_code_runs(packages: Path, random_potential: Make) -> None:
+    predictor = Predictor(random_potential())
+    assert predictor.compiled
+    with pytest.raises(ValueError, match="knows H, C, N, O, F; the structure has Na"):
+        predictor(np.array([[0.0, 0, 0], [2, 0, 0], [0, 2, 0]]), np.array([1, 11, 1]))
+
+
+def test_the_verb_finds_what_is_there(packages: Path, checkpoint_file: Path, call: Callable[..., tuple]) -> None:
+    code, out, err = call("compile", checkpoint_file, "--dtype", "float64")
+    assert (code, err) == (0, [])
+    assert "there already" in out
+    assert "a force call of 20 atoms, float64" in out
+    assert load(checkpoint_file) is not None
+
+
+def test_the_verb_refuses_in_one_line(call: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise NoCompiler("compiling needs a C++ compiler: install g++")
+
+    monkeypatch.setattr(forces, "compile_forces", fail)
+    code, out, err = call("compile", "organic-xtb")
+    assert (code, out, err) == (2, "", ["egnn-md: compiling needs a C++ compiler: install g++"])
+    code, _, err = call("compile", "qm9")
+    assert code == 2
+    assert "only force calls of potentials" in err[0]
