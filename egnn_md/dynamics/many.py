@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from egnn_md.chemistry.elements import UnsupportedElement
+from egnn_md.compiled.forces import use_compiled
 from egnn_md.dynamics.batched import Batch, State, Thermostat, run
 from egnn_md.dynamics.batched_relax import LARGEST, relax_batched
 from egnn_md.dynamics.settings import MDSettings, SettingsError
@@ -35,12 +36,15 @@ class ModelSpec:
     dtype: str = "float32"
 
     def load(self) -> Potential:
-        """Raises CheckpointError; ValueError for other kinds of model."""
+        """Its force calls are compiled ones, if there are some. Raises CheckpointError; ValueError for other kinds of
+        model.
+        """
         from egnn_md.checkpoint import load
 
         model = load(self.model, device=self.device, dtype=getattr(torch, self.dtype))
         if not isinstance(model, Potential):
             raise StructureError(f"{self.model} is a {type(model).__name__}; this needs a potential")
+        use_compiled(model, "auto")
         return model
 
 
