@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from egnn_md.cli import compile as compile_verb
 from egnn_md.cli import (
     check,
     convert,
@@ -26,6 +25,7 @@ from egnn_md.cli import (
     serve,
     train,
 )
+from egnn_md.cli import compile as compile_verb
 from egnn_md.cli.outcome import plain_warnings, report_error
 from egnn_md.memory import keep_freed_memory
 

@@ -12,7 +12,7 @@ import pytest
 from egnn_md.cli import md
 from egnn_md.dynamics.state import RestartState
 
-RUN = ("--ensemble", "nve", "--dtype", "float64", "--seed", 1, "--interval", 5)
+RUN = ("--ensemble", "nve", "--timestep", 0.02, "--dtype", "float64", "--seed", 1, "--interval", 5)
 pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
 
 
