@@ -31,7 +31,7 @@ from typing import Any, Final
 import numpy as np
 
 from egnn_md.calculators.options import refuse_unknown
-from egnn_md.predict import Predictor, refuse_charge
+from egnn_md.predict import PredictionError, Predictor, refuse_charge
 
 LONGEST_REQUEST: Final = 64 * 2**20
 """Bytes of a line: half a million atoms."""
@@ -105,7 +105,7 @@ class Server:
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._worker, self._predict, request), True
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, PredictionError) as error:
             return {"error": str(error)}, True
         except Exception as error:  # whatever it is, the next request is another
             _logger.exception("a request failed")
