@@ -1,18 +1,20 @@
-"""Which network gives the lowest force error for the same training time, and what does its force call cost?
+"""Which network gives the lowest force error for the same training, and what does its force call cost?
 
-    python benchmarks/architectures.py --data DIR --minutes 5
+    python benchmarks/architectures.py --train train_300K.xyz --test test_300K.xyz test_600K.xyz --steps 1200 --batch 2
 
-Each network trains on xtb_frames.npz with the settings of the shipped model (batch 16, Muon, learning rate falling to
-zero) for as many compiled steps as fit the time on one thread; errors are those of the validation molecules. The table
-stands in docs/decisions/0005-architecture.md; the line with Adam, in 0002-muon-optimizer.md.
+Each candidate trains on one thread for the same number of steps (Muon, learning rate falling to zero); errors are those
+of the test files, or of the validation side without any. The two columns of times are measured candidate by candidate,
+in turns, so that what else runs slows all of them alike. The table stands in
+docs/decisions/0015-network.md; those of earlier networks, in 0005-architecture.md and 0002-muon-optimizer.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +23,8 @@ from _common import make_parser, parse, print_table, write_json
 
 from egnn_md.checkpoint import load
 from egnn_md.data.frame_batches import EdgeTable, FrameBatches
+from egnn_md.data.frame_files import read_frames
+from egnn_md.data.frames import Frames
 from egnn_md.evaluation.potential import evaluate
 from egnn_md.models.potential import Potential
 from egnn_md.training.loop import Resources, train
@@ -31,22 +35,28 @@ from egnn_md.training.potential_loss import PotentialLoss
 
 CANDIDATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # name: (changes to [model], changes to [training])
-    "invariant": ({"network": "invariant"}, {}),
-    "coordinate update (paper)": ({"network": "coordinates"}, {}),
-    "8 vector channels": ({"n_vectors": 8}, {}),
-    "16 vector channels": ({}, {}),
-    "32 vector channels": ({"n_vectors": 32}, {}),
-    "16 vector channels, Adam": ({}, {"optimizer": "adam", "learning_rate": 2e-3}),
+    "16 vectors": ({"n_tensors": 0}, {}),
+    "32 vectors": ({"n_vectors": 32, "n_tensors": 0}, {}),
+    "16 vectors, 16 tensors": ({"n_tensors": 16}, {}),
+    "32 vectors, 16 tensors": ({"n_vectors": 32, "n_tensors": 16}, {}),
+    "16 vectors, repulsion to 1.5 bond lengths": (
+        {"n_tensors": 0, "repulsion_reach": 1.5, "core_start": 0.5, "core_end": 0.75},
+        {},
+    ),
+    "16 vectors, Adam": ({"n_tensors": 0}, {"optimizer": "adam", "learning_rate": 2e-3}),
 }
+N_TIMED = 40
 
 
-def configuration(name: str, steps: int, frames: str) -> PotentialRun:
-    """The shipped model's settings, changed as the candidate says."""
+def configuration(name: str, options: argparse.Namespace) -> PotentialRun:
+    """The settings of all, changed as the candidate says."""
     model, changes = CANDIDATES[name]
-    training = {"max_steps": steps, "compile": True, "learning_rate": 4e-3, "energy_weight": 2.0, "warmup_steps": 200}
+    steps = options.steps
+    training = {"max_steps": steps, "batch_size": options.batch, "compile": not options.eager, "learning_rate": 4e-3}
+    training |= {"energy_weight": options.energy_weight, "warmup_steps": 200, "schedule": "linear"}
     training |= {"validate_every": steps, "checkpoint_every": steps}
-    training |= changes
-    return PotentialRun.model_validate({"data": {"files": [frames]}, "model": model, "training": training})
+    sections = {"data": {"files": [str(options.train)]}, "model": {"cutoff": options.cutoff} | model}
+    return PotentialRun.model_validate(sections | {"training": training | changes, "seed": options.seed})
 
 
 def write_toml(config: PotentialRun, path: Path) -> Path:
@@ -60,71 +70,119 @@ def write_toml(config: PotentialRun, path: Path) -> Path:
     return path
 
 
-def milliseconds_per_step(config: PotentialRun, splits: Splits, n_steps: int = 40) -> float:
-    """Time of a compiled training step, optimizer included, once compiled."""
+def each_its_own_group(file: Path, folder: Path) -> Path:
+    """The same structures, to be divided one by one if all are of one molecule; forces are to be there."""
+    frames = read_frames(file)
+    if len(np.unique(frames.group)) > 1:
+        return file.resolve()
+    per_frame = {"n_atoms": frames.n_atoms, "energy": frames.energy, "cell": frames.cell, "pbc": frames.pbc}
+    per_atom = {"atomic_numbers": frames.atomic_numbers, "positions": frames.positions, "forces": frames.forces}
+    copy = folder / f"{file.stem}.npz"
+    np.savez(copy, gdb=np.arange(len(frames)), **per_frame, **{k: v for k, v in per_atom.items() if v is not None})
+    return copy
+
+
+def training_step(config: PotentialRun, splits: Splits) -> Callable[[], None]:
+    """One step of a new model, optimizer included, always on the same structures."""
     model = build_model(config, splits.train)
     loss, optimizer = PotentialLoss(model, config.training), build_optimizer(model, config.training.optimizer, 1e-4)
-    sample = splits.train.select(np.random.default_rng(0).permutation(len(splits.train))[: 16 * n_steps])
-    batches = FrameBatches(sample, EdgeTable.build(sample, model.config.cutoff), model.dtype)
-    times = []
-    for step in range(n_steps):
-        start = time.process_time()
+    sample = splits.train.select(np.arange(min(config.training.batch_size, len(splits.train))))
+    batch = FrameBatches(sample, EdgeTable.build(sample, model.config.cutoff), model.dtype)[list(range(len(sample)))]
+
+    def step() -> None:
         optimizer.zero_grad()
-        loss(batches[list(range(16 * step, 16 * step + 16))]).total.backward()  # type: ignore[no-untyped-call]
+        loss(batch).total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        times.append(time.process_time() - start)
-    return 1e3 * float(np.mean(times[n_steps // 4 :]))
+
+    return step
 
 
-def force_call_milliseconds(model: Potential, splits: Splits, n_calls: int = 50) -> float:
-    """Median time of energy and forces of one molecule of 18 atoms."""
-    frame = splits.valid.select(np.flatnonzero(splits.valid.n_atoms == 18)[:1])
+def force_call(model: Potential, frames: Frames) -> Callable[[], None]:
+    """Energy and forces of the first structure."""
+    frame = frames.select(np.arange(1))
     graph = FrameBatches(frame, EdgeTable.build(frame, model.config.cutoff), model.dtype)[[0]].graph
-    times = []
-    for _ in range(n_calls):
-        start = time.process_time()
+
+    def call() -> None:
         model(graph)
-        times.append(time.process_time() - start)
-    return 1e3 * float(np.median(times))
+
+    return call
 
 
-def measure(name: str, data: Path, minutes: float) -> dict[str, float | str]:
-    """Train one of `CANDIDATES` for `minutes` of one thread; its row of the table."""
-    frames = str((data / "xtb_frames.npz").resolve())
-    pilot = configuration(name, 1, frames)
-    splits = load_splits(pilot.data, [Path(frames)])
-    pace = milliseconds_per_step(pilot, splits)
-    steps = max(1, int(minutes * 60e3 / pace))
+def milliseconds(calls: Sequence[Callable[[], None]]) -> list[float]:
+    """Median processor time of each, called in turns; the first calls, which compile, do not count."""
+    times: list[list[float]] = [[] for _ in calls]
+    for turn in range(N_TIMED):
+        for call, spent in zip(calls, times, strict=True):
+            start = time.process_time()
+            call()
+            if turn >= N_TIMED // 4:
+                spent.append(1e3 * (time.process_time() - start))
+    return [float(np.median(spent)) for spent in times]
+
+
+def trained(config: PotentialRun) -> Potential:
+    """The model after its training."""
     with tempfile.TemporaryDirectory() as folder:
-        config_file = write_toml(configuration(name, steps, frames), Path(folder) / "config.toml")
-        trained = train(config_file, output=Path(folder) / "run", resources=Resources(progress=False))
-        model = cast(Potential, load(trained))
-    metrics = evaluate(model, splits.valid)
-    return {
-        "candidate": name,
-        "weights": sum(p.numel() for p in model.parameters()),
-        "ms/step": pace,
-        "steps": steps,
-        "force MAE (meV/Å)": metrics.force_mae,
-        "energy MAE (meV/atom)": metrics.energy_mae,
-        "force call, 18 atoms (ms)": force_call_milliseconds(model, splits),
-    }
+        config_file = write_toml(config, Path(folder) / "config.toml")
+        checkpoint = train(config_file, output=Path(folder) / "run", resources=Resources(progress=False))
+        return cast(Potential, load(checkpoint))
+
+
+def errors(model: Potential, tests: dict[str, Frames]) -> dict[str, float]:
+    """Root mean squares on each test file."""
+    row = {}
+    for name, frames in tests.items():
+        metrics = evaluate(model, frames)
+        row[f"{name}: forces (meV/Å)"] = metrics.force_rmse
+        row[f"{name}: energy (meV/atom)"] = metrics.energy_rmse
+    return row
+
+
+def compare(names: Sequence[str], options: argparse.Namespace) -> list[dict[str, float | str]]:
+    """A row of the table for each candidate."""
+    configs = {name: configuration(name, options) for name in names}
+    splits = load_splits(configs[names[0]].data, [options.train])
+    tests = {file.stem: read_frames(file) for file in options.test} or {"validation": splits.valid}
+    steps = milliseconds([training_step(config, splits) for config in configs.values()])
+    rows: list[dict[str, float | str]] = []
+    models = []
+    for name, config in configs.items():
+        models.append(trained(config))
+        weights = sum(p.numel() for p in models[-1].parameters())
+        rows.append({"network": name, "weights": weights, **errors(models[-1], tests)})
+        print(rows[-1], flush=True)
+    calls = milliseconds([force_call(model, splits.valid) for model in models])
+    return [row | {"ms/step": step, "ms/call": call} for row, step, call in zip(rows, steps, calls, strict=True)]
+
+
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What the command line says."""
+    parser = make_parser(
+        "Which network gives the lowest force error for the same training, and what does it cost?",
+        data=False,
+        model=None,
+    )
+    parser.add_argument(
+        "--train", type=Path, required=True, help="labelled structures to train on, anything that egnn-md train reads"
+    )
+    parser.add_argument("--test", type=Path, nargs="*", default=[], help="labelled structures to test on")
+    parser.add_argument("--steps", type=int, default=4000, help="training steps of each network")
+    parser.add_argument("--batch", type=int, default=16, help="structures a step")
+    parser.add_argument("--cutoff", type=float, default=5.0, help="Å")
+    parser.add_argument("--energy-weight", type=float, default=2.0, help="weight of the energy in the loss")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--eager", action="store_true", help="train without compiling")
+    parser.add_argument("--only", default="", help="train only the networks whose name contains this")
+    return parse(parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = make_parser(
-        "Which network gives the lowest force error for the same training time, and what does it cost?"
-    )
-    parser.add_argument("--minutes", type=float, default=5.0, help="training time of each network on one thread")
-    parser.add_argument("--only", default="", help="train only the networks whose name contains this")
-    options = parse(parser, arguments)
-    rows = []
-    for name in CANDIDATES:
-        if options.only in name:
-            rows.append(measure(name, options.data, options.minutes))
-            print(rows[-1], flush=True)
-    print_table(f"{options.minutes:g} minutes each", list(rows[0]), [list(row.values()) for row in rows])
-    write_json(options.json, {"minutes": options.minutes, "candidates": rows})
+    options = options_of(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        options.train = each_its_own_group(options.train, Path(folder))
+        rows = compare([name for name in CANDIDATES if options.only in name], options)
+    print_table(f"{options.steps} steps of {options.batch}", list(rows[0]), [list(row.values()) for row in rows])
+    write_json(options.json, {"steps": options.steps, "batch": options.batch, "candidates": rows})
 
 
 if __name__ == "__main__":

@@ -22,10 +22,12 @@ from egnn_md.checkpoint import save
 from egnn_md.data.split import side_of_group
 from egnn_md.dynamics.batched import Batch
 from egnn_md.models.potential import Potential
+from egnn_md.training.tasks import load_config
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "accuracy",
+    "architectures",
     "autoencoder",
     "dimensions",
     "dimers",
@@ -50,7 +52,7 @@ SCRIPTS = (
     "speed",
     "vibrations",
 )
-WITHOUT_MODEL = ("nbody", "nbody_speed", "paper_network", "property_training")
+WITHOUT_MODEL = ("architectures", "nbody", "nbody_speed", "paper_network", "property_training")
 SPLIT = {"valid": 0.1, "test": 0.5}
 pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
 
@@ -165,6 +167,29 @@ def test_accuracy_reads_the_test_side_alone(
     assert sum(kinds[tag]["n_structures"] for tag in "MFC") == sum(
         row["n_structures"] for row in result["by_temperature"].values()
     )
+
+
+def test_every_architecture_trains_from_its_file(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """Frames of one molecule are divided one by one, and each candidate's file says what its configuration says."""
+    script, n = benchmark("architectures"), 40
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "waters.npz",
+        n_atoms=np.full(n, 3),
+        atomic_numbers=np.tile([8, 1, 1], n),
+        positions=np.tile(molecule("H2O").positions, (n, 1)) + 0.05 * rng.normal(size=(3 * n, 3)),
+        energy=rng.normal(size=n),
+        forces=rng.normal(size=(3 * n, 3)),
+    )
+    files = ["--train", str(tmp_path / "waters.npz"), "--json", str(tmp_path / "table.json")]
+    script.main([*files, "--steps", "2", "--batch", "4", "--eager", "--only", "16 vectors, 16 tensors"])
+    (row,) = json.loads((tmp_path / "table.json").read_text())["candidates"]
+    assert row["network"] == "16 vectors, 16 tensors"
+    assert row["validation: forces (meV/Å)"] > 0
+    options = script.options_of(["--train", str(script.each_its_own_group(tmp_path / "waters.npz", tmp_path))])
+    for name in script.CANDIDATES:
+        config = script.configuration(name, options)
+        assert load_config(script.write_toml(config, tmp_path / "run.toml")) == config
 
 
 def test_nve_and_nvt_run(benchmark: Callable[[str], ModuleType], data: Path, model_file: str, tmp_path: Path) -> None:
