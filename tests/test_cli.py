@@ -308,6 +308,9 @@ def test_npt_of_a_crystal(call: Callable[..., Result], checkpoint_file: Path) ->
     summary = call("md", "box.extxyz", "--model", checkpoint_file, *words).json
     assert summary["mean_volume_A3"] == pytest.approx(6.4**3, rel=0.05)
     assert {"volume_A3", "pressure_bar"} <= read_log(Path("out/log.csv")).keys()
+    report = Path("out/report.html").read_text()
+    for chart in ("Density", "Volume", "Pressure", "Temperature"):
+        assert f"<h3>{chart}</h3>" in report
 
 
 def test_blow_up_exits_with_1(call: Callable[..., Result], methane: str, checkpoint_file: Path) -> None:

@@ -190,3 +190,53 @@ def test_signals_of_the_atoms_are_the_models(random_potential: Callable[..., Pot
     assert np.array(atom_signals(potential, frames)) == pytest.approx(np.array(expected), rel=1e-5, nan_ok=True)
     hurried = atom_signals(potential, frames, seconds=0.0)  # time for one: the others take over its signal
     assert np.array(hurried) == pytest.approx(np.array([expected[0]] * 3), rel=1e-5, nan_ok=True)
+
+
+def test_bonds_that_came_and_went_are_named() -> None:
+    from egnn_md.report.runs import bond_table
+
+    start, end = molecule("CH3OH"), molecule("CH3OH")
+    oxygen, hydrogen = 1, 3  # the hydroxyl's
+    end.positions[hydrogen] += 3.0 * (end.positions[hydrogen] - end.positions[oxygen])
+    rows = dict(map(tuple, bond_table([start, end]).rows))
+    assert rows["at the start"] == 5
+    assert rows["broken"] == "O1–H3"
+    assert rows["formed"] == "none"
+    periodic = start.copy()
+    periodic.set_cell([9, 9, 9])
+    periodic.pbc = True
+    periodic.positions[:, 0] -= periodic.positions[0, 0]  # through the wall of the cell
+    periodic.wrap()
+    assert dict(map(tuple, bond_table([start, periodic]).rows))["broken"] == "none"
+
+
+def test_a_relaxation_is_remembered_evenly_however_long_it_is() -> None:
+    from egnn_md.report import relaxations
+
+    way = relaxations.Way(molecule("H2O"))
+    for step in range(3000):
+        way.note(step, -1.0 * step, 1.0)
+    assert len(way.steps) <= relaxations.MOST_STEPS
+    gaps = np.diff(way.steps)
+    assert gaps.min() == gaps.max() == way.every
+    assert way.energies == [-1.0 * step for step in way.steps]
+    assert len(way.frames) == len(way.steps)
+
+
+def test_view_takes_atoms_files_and_names(tmp_path: Path) -> None:
+    import ase.io
+
+    import egnn_md
+
+    path = tmp_path / "two.extxyz"
+    ase.io.write(path, [molecule("H2O"), molecule("CH4")])
+    assert len(egnn_md.view(path).scene.frames) == 2  # type: ignore[union-attr]
+    assert egnn_md.view("CH3OH").title == "CH3OH"
+    assert egnn_md.view(molecule("CH4")).title == "CH4"
+    shown = egnn_md.view([molecule("H2O")] * 3)
+    assert shown.scene is not None
+    assert shown.scene.to_dict()["moving"]  # the same atoms: a trajectory
+    assert shown._repr_html_().startswith("<iframe srcdoc=")
+    with pytest.raises(ValueError, match="no such file"):
+        egnn_md.view("nowhere.xyz")
+
