@@ -171,6 +171,19 @@ def test_importing_the_package_is_cheap(module: str) -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_evaluating_needs_no_training_extra() -> None:
+    code = """
+import importlib, sys
+from egnn_md.evaluation.evaluate import EVALUATIONS
+for module in EVALUATIONS.values():
+    importlib.import_module(module)
+print([name for name in ("lightning", "pydantic") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert result.stdout.strip() == "[]"
+
+
 def test_lazy_names_are_the_real_ones() -> None:
     from egnn_md.checkpoint import load
     from egnn_md.graph import Graph
