@@ -116,5 +116,5 @@ def test_other_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "nowhere.npz", "test")
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")
-    with pytest.raises(DataError, match="no readable npz"):
+    with pytest.raises(DataError, match="not a readable npz"):
         read(tmp_path / "cut.npz", "test")

@@ -46,6 +46,8 @@ n_layers = 2
 n_vectors = 6
 n_radial = 6
 cutoff = 4.0
+repulsion_reach = 1.5
+core_end = 0.75
 [training]
 max_steps = {max_steps}
 batch_size = 4
@@ -303,7 +305,7 @@ def test_a_diverged_model_has_no_score(part: str, run_setup: Callable[..., Path]
     assert whole.isfinite()
     with torch.no_grad():
         if part == "all":
-            model.readout[-1].weight.fill_(torch.nan)
+            model.network.readout[-1].weight.fill_(torch.nan)
         else:  # one element's atoms only
             (embedding,) = (p for name, p in model.named_parameters() if "embedding" in name)
             counts = torch.bincount(batch.graph.atomic_numbers)
