@@ -12,6 +12,7 @@ from egnn_md.cli import (
     check,
     convert,
     data,
+    distill,
     doctor,
     evaluate,
     export,
@@ -86,6 +87,7 @@ app.command("rollout")(rollout.rollout)
 app.command("reproduce")(reproduce.reproduce)
 app.add_typer(data.app, name="data")
 app.command("predict")(predict.predict)
+app.command("distill")(distill.distill)
 app.command("label")(label.label)
 app.command("check")(check.check)
 app.command("convert")(convert.convert)

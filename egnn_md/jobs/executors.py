@@ -11,6 +11,7 @@ import importlib
 import multiprocessing
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
@@ -120,8 +121,9 @@ def _parsl(workers: int) -> tuple[Executor, Callable[[], object]]:
     executor = _needs("parsl.executors", "parsl").HighThroughputExecutor(
         label="egnn_md", max_workers_per_node=workers, cores_per_worker=1, address="127.0.0.1", encrypted=False
     )
-    config = _needs("parsl.config", "parsl").Config(executors=[executor], initialize_logging=False)
-    return _needs("parsl.concurrent", "parsl").ParslPoolExecutor(config), lambda: None
+    logs = tempfile.TemporaryDirectory(prefix="egnn-md-parsl-", ignore_cleanup_errors=True)
+    config = _needs("parsl.config", "parsl").Config(executors=[executor], run_dir=logs.name, initialize_logging=False)
+    return _needs("parsl.concurrent", "parsl").ParslPoolExecutor(config), logs.cleanup
 
 
 def _of_the_user(module: str, name: str, workers: int) -> Executor:

@@ -75,3 +75,16 @@ def executor(workers: int) -> Any:
 
 def nothing() -> int:
     return 1
+
+
+def shipped(log: str = "") -> Any:
+    """organic-xtb as a teacher: consistent, quick, and its energies have another zero than a student's."""
+    from egnn_md.calculators import EGNNCalculator
+
+    class Shipped(EGNNCalculator):
+        def calculate(self, atoms: Any = None, *words: Any, **options: Any) -> None:
+            with open(log, "a") as file:
+                file.write(f"{np.round(atoms.positions, 6).tobytes().hex()[:400]}\n")
+            super().calculate(atoms, *words, **options)
+
+    return Shipped("organic-xtb")

@@ -1,0 +1,212 @@
+"""The rounds of a distillation: explore, choose, label, measure before training, train.
+
+Each step leaves a file, written whole, and is done only where its file is not there: going on after a kill is running
+again. What is random comes of the seed and the round.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from egnn_md.distill.explore import choose, explore
+from egnn_md.distill.label import LabelWorker
+from egnn_md.distill.settings import DistillError, Settings
+from egnn_md.distill.start import first_frames, read_molecules
+from egnn_md.distill.student import load_student, measure, seconds_per_step, starting_model, train
+from egnn_md.distill.teacher import Teacher
+from egnn_md.storage import Hold, write_json, write_whole
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+GAIN: Final = 0.95
+"""A round that leaves more than this of the error has brought nothing; two such end the distillation."""
+ROUND_SHARE, LAST_SHARE = 0.15, 0.75
+"""Of the budget that is left: for the training of a round, and for the last one."""
+FIRST_STEPS: Final = 500
+"""Of a training whose speed is not known yet, with a budget."""
+CHUNK: Final = 8
+TEST_FRAMES: Final = 30
+"""For each temperature, never trained on."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Who labels, and who is told."""
+
+    executor: Executor
+    workers: int = 1
+    tell: Callable[[str], None] = lambda text: None
+
+
+class Distillation:
+    """A folder and its settings; `run` does what has not been done. Raises DistillError if the folder has others."""
+
+    def __init__(self, folder: Path, settings: Settings, machine: Machine) -> None:
+        self.folder, self.settings, self.machine = folder, settings, machine
+        self.teacher = Teacher.parse(settings.teacher, list(settings.options))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.hold = Hold(folder)
+        note = folder / "distill.json"
+        if note.exists():
+            if Settings.from_dict(json.loads(note.read_text())) != settings:
+                raise DistillError(f"{folder} holds another distillation: --resume {folder} goes on with it")
+        else:
+            self.teacher.open()  # refused before anything is written
+            read_molecules(list(settings.molecules), settings.seed)
+            write_json(note, settings.to_dict())
+        self.starts = self._starts()
+        self.began, self.spent = time.monotonic(), self._spent_before()
+
+    def run(self) -> dict[str, Any]:
+        """All that is left to do; the summary."""
+        from egnn_md.distill.card import finish
+
+        start = starting_model(self.settings.start, self.starts)
+        student, data, errors = start, list[Path](), list[dict[str, Any]]()
+        for k in range(self.settings.rounds):
+            folder = self.folder / "rounds" / f"{k:02d}"
+            labelled = self._labelled(folder, k, student)
+            data.append(labelled)
+            if student is not None:
+                errors.append(self._measured(folder, k, student, labelled))
+            last = self._is_last(k, errors)
+            if not last or student is None:
+                student = str(train(folder / "train", "student", data, student, self._steps(k), self.settings.seed + k))
+            self._note_time()
+            if last:
+                break
+        steps = self._steps(self.settings.rounds, last=True)
+        last_folder = self.folder / "last"
+        model = train(last_folder / "train", self.folder.resolve().name, data, student, steps, self.settings.seed + 99)
+        test = self._labelled(last_folder, 99, str(model), test=True)
+        self._note_time()
+        summary = finish(self.folder, self.settings, self.teacher, model, data, test, errors, start)
+        self.hold.release()
+        return summary
+
+    def _starts(self) -> list[Atoms]:
+        import ase.io
+
+        path = self.folder / "starts.extxyz"
+        if not path.exists():
+            with write_whole(path) as temporary:
+                ase.io.write(temporary, read_molecules(list(self.settings.molecules), self.settings.seed))
+        starts: list[Atoms] = ase.io.read(path, ":")
+        return starts
+
+    def _labelled(self, folder: Path, k: int, student: str | None, test: bool = False) -> Path:
+        """The labelled frames of a round; all steps that lead to them."""
+        import ase.io
+
+        from egnn_md.jobs.chunks import Job
+        from egnn_md.jobs.source import read_items
+
+        chosen, labelled = folder / "chosen.extxyz", folder / "labelled.extxyz"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not chosen.exists():
+            frames = self._chosen(k, student, test)
+            with write_whole(chosen) as temporary:
+                ase.io.write(temporary, frames, format="extxyz")
+        if not labelled.exists():
+            self.machine.tell(f"{_name(k)}: labelling {len(ase.io.read(chosen, ':'))} frames")
+            worker = LabelWorker(self.teacher)
+            job = Job(labelled, worker, {"verb": "distill", **self.teacher.identity()}, size=CHUNK)
+            counts = job.run(read_items(chosen), self.machine.executor, self.machine.workers)
+            if counts.failed:
+                self.machine.tell(f"{counts.failed} labels failed; {job.table} says why")
+            if counts.done == 0:
+                raise DistillError(f"the teacher labelled none of {counts.failed} frames: see {job.table}")
+        return labelled
+
+    def _chosen(self, k: int, student: str | None, test: bool) -> list[Atoms]:
+        settings = self.settings
+        seed = settings.seed + 1000 * (k + 1)
+        if student is None:
+            return first_frames(self.starts, settings.labels, seed)
+        span = settings.picoseconds * (1.0 if test else min(1.0, 2.0 ** (k + 1 - settings.rounds)))
+        self.machine.tell(f"{_name(k)}: {settings.copies} copies of {span:g} ps")
+        found = explore(
+            load_student(student),
+            self.starts,
+            settings.temperatures,
+            copies=settings.copies,
+            picoseconds=span,
+            timestep=settings.timestep,
+            name=_name(k),
+            seed=seed,
+        )
+        if found.ended:
+            self.machine.tell(", ".join(f"{count} copies ended: {reason}" for reason, count in found.ended.items()))
+        if not found.frames:
+            raise DistillError("every copy blew up at its first step: give better structures")
+        if not test:
+            return choose(found.frames, settings.labels, seed)
+        rng, frames = np.random.default_rng([seed, 3]), []
+        for tag in dict.fromkeys(atoms.info["tag"] for atoms in found.frames):
+            of_tag = [atoms for atoms in found.frames if atoms.info["tag"] == tag]
+            for place in sorted(rng.permutation(len(of_tag))[:TEST_FRAMES]):
+                of_tag[place].info["draw"] = "test"
+                frames.append(of_tag[place])
+        return frames
+
+    def _measured(self, folder: Path, k: int, student: str, labelled: Path) -> dict[str, Any]:
+        """The error of the student before it has seen the round's frames, on those drawn at random."""
+        import ase.io
+
+        path = folder / "measured.json"
+        if not path.exists():
+            frames = [atoms for atoms in ase.io.read(labelled, ":") if atoms.info["draw"] == "random"]
+            if not frames:
+                raise DistillError(f"none of the frames drawn at random could be labelled: see {labelled}.csv")
+            write_json(path, {"round": k, "model": student, **measure(student, frames)})
+        found: dict[str, Any] = json.loads(path.read_text())
+        self.machine.tell(f"{_name(k)}: {found['force_mae']:.1f} meV/Å on {found['n_frames']} frames it has not seen")
+        return found
+
+    def _is_last(self, k: int, errors: list[dict[str, Any]]) -> bool:
+        maes = [found["force_mae"] for found in errors]
+        if self.settings.target is not None and maes and maes[-1] <= self.settings.target:
+            return True
+        if len(maes) >= 3 and maes[-1] > GAIN * maes[-2] and maes[-2] > GAIN * maes[-3]:
+            return True
+        if self.settings.budget is not None and self._elapsed() > 0.5 * self.settings.budget:
+            return True
+        return k == self.settings.rounds - 1
+
+    def _steps(self, k: int, last: bool = False) -> int:
+        """Of a training: as the settings say, or as many as fit in its share of the budget. Kept, once decided."""
+        path = self.folder / "rounds" / f"steps-{'last' if last else k}.json"
+        if path.exists():
+            return int(json.loads(path.read_text())["steps"])
+        steps = self.settings.steps * (3 if last else 1)
+        if self.settings.budget is not None:
+            left = max(0.0, self.settings.budget - self._elapsed())
+            speeds = (seconds_per_step(done) for done in sorted((self.folder / "rounds").glob("*/train")))
+            speed = [found for found in speeds if found]
+            share = LAST_SHARE if last else ROUND_SHARE
+            steps = max(100, round(share * left / speed[-1])) if speed else FIRST_STEPS
+        write_json(path, {"steps": steps})
+        return steps
+
+    def _spent_before(self) -> float:
+        path = self.folder / "time.json"
+        return float(json.loads(path.read_text())["seconds"]) if path.exists() else 0.0
+
+    def _elapsed(self) -> float:
+        return self.spent + time.monotonic() - self.began
+
+    def _note_time(self) -> None:
+        write_json(self.folder / "time.json", {"seconds": round(self._elapsed(), 1)})
+
+
+def _name(k: int) -> str:
+    return "test" if k == 99 else f"round {k}"

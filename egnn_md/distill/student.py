@@ -1,0 +1,142 @@
+"""The student of a distillation: where it starts, its trainings, and its error on labelled frames."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from egnn_md.checkpoint import load, read_header, shipped_models
+from egnn_md.chemistry.elements import symbols
+from egnn_md.distill.settings import DistillError
+from egnn_md.models.potential import Potential
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+FEWEST_VALID: Final = 10
+"""Frames, where there are enough: fewer choose a checkpoint by chance."""
+VALID_SHARE: Final = 0.1
+BATCH: Final = 8
+
+
+def starting_model(start: str, structures: list[Atoms]) -> str | None:
+    """Name or path of the model to fine-tune; None to begin with nothing. Raises DistillError, CheckpointError."""
+    elements = {int(z) for atoms in structures for z in atoms.numbers}
+    if start == "none":
+        return None
+    if start == "auto":
+        fitting = [name for name in shipped_models() if _knows(name, elements)]
+        return min(fitting, key=lambda name: len(read_header(name)["config"]["elements"])) if fitting else None
+    if not _knows(start, elements):
+        raise DistillError(f"--start {start} is no potential that knows {symbols(sorted(elements))}: --start none")
+    return start if start in shipped_models() else str(Path(start).resolve())
+
+
+def _knows(model: str, elements: set[int]) -> bool:
+    header = read_header(model)
+    return header.get("kind") == "potential" and elements <= set(header["config"]["elements"])
+
+
+def load_student(model: str | Path) -> Potential:
+    """In float32, on the CPU."""
+    student = load(model, dtype=torch.float32)
+    if not isinstance(student, Potential):
+        raise DistillError(f"{model} is a {type(student).__name__}, no potential")
+    return student
+
+
+def measure(model: str | Path, frames: list[Atoms]) -> dict[str, Any]:
+    """Force errors (meV/Å) of a student on labelled frames: all together, by temperature and by molecule."""
+    from egnn_md.dynamics.batched import Batch
+
+    student, by = load_student(model), dict[str, dict[str, list[Any]]]()
+    for first in range(0, len(frames), 32):
+        part = frames[first : first + 32]
+        batch = Batch(student, part)
+        forces = batch.evaluate(batch.positions).forces.numpy()
+        starts = np.cumsum([0, *(len(atoms) for atoms in part)])
+        for k, atoms in enumerate(part):
+            error = (forces[starts[k] : starts[k + 1]] - atoms.get_forces()).ravel()
+            for kind, key in (("all", "all"), ("temperature", atoms.info["tag"]), ("molecule", atoms.info["molecule"])):
+                by.setdefault(kind, {}).setdefault(str(key), []).append(error)
+    table = {kind: {key: _figures(errors) for key, errors in rows.items()} for kind, rows in by.items()}
+    return {"n_frames": len(frames), **table.pop("all")["all"], "by": table}
+
+
+def _figures(errors: list[Any]) -> dict[str, float]:
+    joined = np.concatenate(errors)
+    mae, rmse = 1e3 * float(np.abs(joined).mean()), 1e3 * float(np.sqrt((joined**2).mean()))
+    return {"frames": len(errors), "force_mae": mae, "force_rmse": rmse}
+
+
+def train(folder: Path, name: str, data: list[Path], init_from: str | None, steps: int, seed: int) -> Path:
+    """Train in `folder`, or go on there; returns the finished model's file. `data`: labelled extxyz files.
+
+    The learning rate starts anew. Raises DistillError if there are too few frames.
+    """
+    from egnn_md.training.loop import Resources, resume
+    from egnn_md.training.loop import train as begin
+
+    finished = folder / "model.safetensors"
+    if finished.exists():
+        return finished
+    resources = Resources(accelerator="cpu", progress=False)
+    if (folder / "last.ckpt").exists():
+        return Path(resume(folder, resources))
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    config = folder.with_name(f"{folder.name}.toml")
+    config.write_text(_configuration(name, data, init_from, steps, seed))
+    return Path(begin(config, None, folder, resources))
+
+
+def _configuration(name: str, data: list[Path], init_from: str | None, steps: int, seed: int) -> str:
+    import json
+
+    from egnn_md.data.frames import concatenate, read_frames
+
+    frames = concatenate([read_frames(path) for path in data])
+    every = max(1, min(500, steps // 4))
+    words = {
+        "stress_weight": 10.0 if frames.stress is not None else 0.0,
+        "learning_rate": 3e-3 if init_from is None else 1e-3,
+        "ema_decay": 0.99 if steps < 3000 else 0.999,
+    }
+    lines = [f"name = {json.dumps(name)}", f"seed = {seed}"]
+    lines += [] if init_from is None else [f"init_from = {json.dumps(init_from)}"]
+    lines += ["[data]", f"files = {json.dumps([str(path.resolve()) for path in data])}"]
+    lines += [f"valid_fraction = {valid_fraction(frames.group.tolist()):.3f}", "test_fraction = 0.0"]
+    lines += ["[training]", f"max_steps = {steps}", f"batch_size = {min(BATCH, len(frames))}"]
+    lines += [f"validate_every = {every}", f"checkpoint_every = {max(1, min(200, every))}", "warmup_steps = 100"]
+    return "\n".join([*lines, *(f"{key} = {value}" for key, value in words.items())]) + "\n"
+
+
+def valid_fraction(groups: list[str]) -> float:
+    """The smallest fraction of groups, from `VALID_SHARE` on, that leaves `FEWEST_VALID` frames for validation.
+
+    Raises DistillError if no fraction leaves any frame on both sides.
+    """
+    from egnn_md.data.split import side_of_group
+
+    enough = min(FEWEST_VALID, max(1, len(groups) // 4))
+    for fraction in np.arange(VALID_SHARE, 0.495, 0.01):
+        sides = [side_of_group(group, round(float(fraction), 3), 0.0) for group in groups]
+        if enough <= sides.count("valid") < len(groups):
+            return round(float(fraction), 3)
+    raise DistillError(f"{len(groups)} labelled frames are too few to train and to validate: more --labels")
+
+
+def seconds_per_step(folder: Path) -> float | None:
+    """Of a training that is done, from its log; None if it cannot be told."""
+    try:
+        with (folder / "log.csv").open(newline="") as file:
+            last = list(csv.DictReader(file))[-1]
+        return float(last["time_s"]) / max(1, int(last["step"]))
+    except (OSError, IndexError, KeyError, ValueError):
+        return None
