@@ -99,7 +99,8 @@ def train(folder: Path, name: str, data: list[Path], init_from: str | None, step
 def _configuration(name: str, data: list[Path], init_from: str | None, steps: int, seed: int) -> str:
     import json
 
-    from egnn_md.data.frames import concatenate, read_frames
+    from egnn_md.data.frame_files import read_frames
+    from egnn_md.data.frames import concatenate
 
     frames = concatenate([read_frames(path) for path in data])
     every = max(1, min(500, steps // 4))
