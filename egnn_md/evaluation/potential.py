@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from egnn_md.data.frame_batches import Batch, EdgeTable, FrameBatches
 from egnn_md.data.frame_files import read_frames
 from egnn_md.data.frames import DataError, Frames
-from egnn_md.data.split import assign_split
+from egnn_md.data.split import assign_split, split_in_time
 from egnn_md.evaluation.evaluate import Evaluation, EvaluationError, Request, Sample, Samples
 from egnn_md.evaluation.figures import figure
 from egnn_md.models.potential import Potential
@@ -160,7 +160,15 @@ def _side(frames: Frames, header: Mapping[str, Any], split: str) -> Frames:
     fractions = header.get("split")
     if not isinstance(fractions, dict) or not {"valid", "test"} <= fractions.keys():
         raise EvaluationError("the model does not record how its data was divided: only --split all is possible")
-    sides = assign_split(frames, float(fractions["valid"]), float(fractions["test"]))
+    divide, of_training = assign_split, fractions.get("blocks_of_time")
+    if of_training is not None:
+        divide = split_in_time
+        if len(frames) != of_training:
+            raise EvaluationError(
+                f"the training divided its {of_training} structures by their order; this file has {len(frames)}: "
+                "give the same structures, or --split all"
+            )
+    sides = divide(frames, float(fractions["valid"]), float(fractions["test"]))
     chosen = frames.select(np.flatnonzero(sides == split))
     if len(chosen) == 0:
         raise DataError(f"none of the {len(frames)} structures is on the {split} side of the split")

@@ -16,7 +16,7 @@ from egnn_md.chemistry.elements import symbols
 from egnn_md.data.frame_batches import Batch, EdgeTable, FrameBatches
 from egnn_md.data.frame_files import read_frames
 from egnn_md.data.frames import DataError, Frames, concatenate
-from egnn_md.data.split import assign_split
+from egnn_md.data.split import assign_split, split_in_time
 from egnn_md.evaluation.labels import absolute_errors
 from egnn_md.evaluation.potential import evaluate, plot_parity
 from egnn_md.models.potential import Potential, PotentialConfig
@@ -75,7 +75,8 @@ class PotentialTask:
     def information(self) -> dict[str, Any]:
         train, data = self.splits.train, self.config.data
         return {
-            "split": {"valid": data.valid_fraction, "test": data.test_fraction},
+            "split": {"valid": data.valid_fraction, "test": data.test_fraction}
+            | ({} if self.splits.by_time is None else {"blocks_of_time": self.splits.by_time}),
             "training_data": {
                 "files": list(train.sources),
                 "n_structures": len(train),
@@ -101,6 +102,8 @@ class Splits:
     train: Frames
     valid: Frames
     test: Frames
+    by_time: int | None = None
+    """How many frames were divided in blocks of time, for want of groups; None: by groups."""
 
 
 def load_splits(data: PotentialDataConfig, data_files: list[Path]) -> Splits:
@@ -109,14 +112,16 @@ def load_splits(data: PotentialDataConfig, data_files: list[Path]) -> Splits:
     frames.check_closed_shells()
     if data.exclude_tags:
         frames = frames.select(np.flatnonzero(~np.isin(frames.tag, data.exclude_tags)))
-    sides = assign_split(frames, data.valid_fraction, data.test_fraction)
+    sides, by_time = assign_split(frames, data.valid_fraction, data.test_fraction), False
+    if not {"train", "valid"} <= set(sides.tolist()):
+        sides, by_time = split_in_time(frames, data.valid_fraction, data.test_fraction), True
     train, valid, test = (frames.select(np.flatnonzero(sides == side)) for side in ("train", "valid", "test"))
     if len(train) == 0 or len(valid) == 0:
         raise DataError(
             f"{len(np.unique(frames.group))} groups (molecules) are too few for a training and a validation side: "
             "name groups in the data (info['group'] in extxyz) or raise valid_fraction"
         )
-    return Splits(train, _within(valid, train), _within(test, train))
+    return Splits(train, _within(valid, train), _within(test, train), len(frames) if by_time else None)
 
 
 def _within(held_out: Frames, train: Frames) -> Frames:
