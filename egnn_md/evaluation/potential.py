@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from egnn_md.data.frame_batches import Batch, EdgeTable, FrameBatches
 from egnn_md.data.frame_files import read_frames
 from egnn_md.data.frames import DataError, Frames
+from egnn_md.data.labels import LabelKeys
 from egnn_md.data.split import assign_split, split_in_time
 from egnn_md.evaluation.evaluate import Evaluation, EvaluationError, Request, Sample, Samples
 from egnn_md.evaluation.figures import figure
@@ -116,7 +117,13 @@ def _reduce(sums: FloatArray, by_tag: dict[str, Metrics] | None = None) -> Metri
 
 def evaluate_file(model: Potential, header: Mapping[str, Any], request: Request) -> Evaluation:
     """`egnn-md evaluate` of a potential. Raises DataError and EvaluationError."""
-    frames = _side(read_frames(request.file), header, request.split or "all")
+    trained = header.get("training_config", {}).get("data", {})
+    keys = LabelKeys(*(trained.get(f"{label}_key") for label in ("energy", "forces", "stress")))
+    try:
+        frames = read_frames(request.file, keys)
+    except DataError:  # another file than the training's may have other names
+        frames = read_frames(request.file)
+    frames = _side(frames, header, request.split or "all")
     frames.check_closed_shells()
     result = evaluate(model, frames, request.batch_size, lambda done: request.progress(done, len(frames)))
     rows = [_row("all", result), *(_row(tag or "(no tag)", part) for tag, part in result.by_tag.items())]

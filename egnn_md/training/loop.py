@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,6 +147,9 @@ def _run(config: RunConfig, init_from: str | None, data_files: list[Path], folde
     torch.manual_seed(config.seed)
     module = TaskModule(task, task.build_model(), settings)
     information = describe(config, task, init_from)
+    if resources.progress and is_first_process():
+        counted = [f"{name} {n}" for name, n in information["training_data"].items() if isinstance(n, int)]
+        print(f"training data: {', '.join(counted)}", file=sys.stderr)
 
     def save_best(progress: dict[str, float]) -> None:
         save(module.averaged_model, folder / "best.safetensors", information | {"training": progress})

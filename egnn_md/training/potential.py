@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor
 
 from egnn_md.checkpoint import load
-from egnn_md.chemistry.elements import symbols
+from egnn_md.chemistry.elements import NUMBER_OF, symbols
 from egnn_md.data.frame_batches import Batch, EdgeTable, FrameBatches
 from egnn_md.data.frame_files import read_frames
 from egnn_md.data.frames import DataError, Frames, concatenate
+from egnn_md.data.labels import LabelKeys
 from egnn_md.data.split import assign_split, split_in_time
 from egnn_md.evaluation.labels import absolute_errors
 from egnn_md.evaluation.potential import evaluate, plot_parity
@@ -81,6 +83,8 @@ class PotentialTask:
                 "files": list(train.sources),
                 "n_structures": len(train),
                 "n_groups": len(np.unique(train.group)),
+                "n_energies": int(np.isfinite(train.energy).sum()),
+                "n_force_vectors": 0 if train.forces is None else int(np.isfinite(train.forces).all(1).sum()),
             },
         }
 
@@ -108,13 +112,18 @@ class Splits:
 
 def load_splits(data: PotentialDataConfig, data_files: list[Path]) -> Splits:
     """Read and divide the structures by group. Raises DataError if a side is empty or a structure is charged."""
-    frames = concatenate([read_frames(path) for path in data_files])
+    keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key)
+    frames = concatenate([read_frames(path, keys) for path in data_files])
     frames.check_closed_shells()
     if data.exclude_tags:
         frames = frames.select(np.flatnonzero(~np.isin(frames.tag, data.exclude_tags)))
+    if not np.isfinite(frames.energy).any():
+        warnings.warn("the data has no energies: forces alone are learned, energies are up to a constant", stacklevel=2)
+    several = np.flatnonzero(frames.n_atoms > 1)
     sides, by_time = assign_split(frames, data.valid_fraction, data.test_fraction), False
-    if not {"train", "valid"} <= set(sides.tolist()):
+    if not {"train", "valid"} <= set(sides[several].tolist()):
         sides, by_time = split_in_time(frames, data.valid_fraction, data.test_fraction), True
+    sides[frames.n_atoms == 1] = "train"  # a free atom is no test of anything: it is the zero of the others' energy
     train, valid, test = (frames.select(np.flatnonzero(sides == side)) for side in ("train", "valid", "test"))
     if len(train) == 0 or len(valid) == 0:
         raise DataError(
@@ -136,11 +145,43 @@ def _within(held_out: Frames, train: Frames) -> Frames:
     return held_out.select(np.setdiff1d(np.arange(len(held_out)), dropped))
 
 
-def reference_energies(frames: Frames, elements: tuple[int, ...]) -> tuple[float, ...]:
-    """Least-squares energy per element, eV: what remains for the network is the energy of binding."""
+def reference_energies(
+    frames: Frames, elements: tuple[int, ...], given: Mapping[str, float] | None = None
+) -> tuple[float, ...]:
+    """Energy per element, eV: those `given` by symbol, those of free atoms in the data, for the others least squares.
+    What remains for the network is the energy of binding.
+
+    Where compositions do not tell elements apart (one molecule), the fit stays near energies that grow as Z^(7/3)
+    (Thomas and Fermi), and a warning says so. Raises ConfigError for a symbol that is no element of the data.
+    """
+    fixed = _free_atoms(frames)
+    for name, energy in (given or {}).items():
+        if NUMBER_OF.get(name) not in elements:
+            raise ConfigError(f"data.reference_energies: {name!r} is no element of the data ({symbols(elements)})")
+        fixed[NUMBER_OF[name]] = energy
     known = np.isfinite(frames.energy)
-    counts = frames.composition(elements)[known]
-    return tuple(np.linalg.lstsq(counts, frames.energy[known], rcond=None)[0].tolist())
+    counts, energies = frames.composition(elements)[known], frames.energy[known]
+    values = np.array([fixed.get(z, 0.0) for z in elements])
+    free = np.array([z not in fixed for z in elements])
+    if free.any() and len(energies):
+        counts, energies = counts[:, free], energies - counts @ values
+        shape = np.array(elements)[free] ** (7.0 / 3.0)
+        prior = shape * float((total := counts @ shape) @ energies) / float(max(total @ total, 1e-12))
+        values[free] = prior + np.linalg.lstsq(counts, energies - counts @ prior, rcond=None)[0]
+        if np.linalg.matrix_rank(counts) < free.sum():
+            warnings.warn(
+                f"the compositions of the data do not tell the energies of {symbols(np.array(elements)[free])} apart: "
+                "relative energies of other compositions will mean nothing; data.reference_energies gives them",
+                stacklevel=2,
+            )
+    return tuple(values.tolist())
+
+
+def _free_atoms(frames: Frames) -> dict[int, float]:
+    """Atomic number -> mean energy of the structures of one atom, eV."""
+    alone = (frames.n_atoms == 1) & np.isfinite(frames.energy) & ~frames.pbc.any(1)
+    numbers, energies = frames.atomic_numbers[frames.starts[:-1][alone]], frames.energy[alone]
+    return {int(z): float(energies[numbers == z].mean()) for z in np.unique(numbers)}
 
 
 def build_model(config: PotentialRun, frames: Frames) -> Potential:
@@ -149,7 +190,8 @@ def build_model(config: PotentialRun, frames: Frames) -> Potential:
     dtype = DTYPES[config.training.dtype]
     if config.init_from is None:
         settings = config.model.model_dump()
-        return Potential(PotentialConfig(elements, reference_energies(frames, elements), **settings)).to(dtype)
+        references = reference_energies(frames, elements, config.data.reference_energies)
+        return Potential(PotentialConfig(elements, references, **settings)).to(dtype)
     start = load(config.init_from, dtype=dtype)
     if not isinstance(start, Potential):
         raise ConfigError(f"init_from {config.init_from!r} is a {type(start).__name__}, no potential")
@@ -158,15 +200,15 @@ def build_model(config: PotentialRun, frames: Frames) -> Potential:
         raise ConfigError(f"init_from {config.init_from!r} does not know {symbols(sorted(unknown))} of the data")
     given = config.model.model_fields_set & {"repulsion_reach", "core_start", "core_end"}
     core = config.model.model_dump(include=given)
-    model = Potential(replace(_shifted(start.config, frames), **core)).to(dtype)
+    model = Potential(replace(_shifted(start.config, frames, config.data.reference_energies), **core)).to(dtype)
     model.load_state_dict(start.state_dict())
     return model
 
 
-def _shifted(config: PotentialConfig, frames: Frames) -> PotentialConfig:
+def _shifted(config: PotentialConfig, frames: Frames, given: Mapping[str, float]) -> PotentialConfig:
     """The same model with reference energies of the new data: another method has another zero of energy."""
     present = tuple(int(z) for z in np.unique(frames.atomic_numbers))
-    fitted = dict(zip(present, reference_energies(frames, present), strict=True))
+    fitted = dict(zip(present, reference_energies(frames, present, given), strict=True))
     old = dict(zip(config.elements, config.reference_energies, strict=True))
     return replace(config, reference_energies=tuple(fitted.get(z, old[z]) for z in config.elements))
 

@@ -10,7 +10,9 @@ from egnn_md.training.config import DataConfig, Depth, RunConfig, Section, Train
 
 
 class PotentialDataConfig(DataConfig):
-    """Labelled structures (npz of ragged arrays, or anything ase reads) and how they are divided."""
+    """Labelled structures (npz of ragged arrays, or anything ase reads), what their labels are called, and how they are
+    divided.
+    """
 
     valid_fraction: float = Field(0.05, gt=0, lt=0.5)
     """Fraction of the groups (molecules) that choose the best checkpoint."""
@@ -18,6 +20,12 @@ class PotentialDataConfig(DataConfig):
     """Fraction of the groups that training never reads; `egnn-md evaluate --split test` finds them again."""
     exclude_tags: list[str] = Field(default_factory=list)
     """Kinds of frames to leave out altogether."""
+    energy_key: str | None = None
+    forces_key: str | None = None
+    stress_key: str | None = None
+    """Names of the labels in the files, if they are not "energy", "forces", "stress" or a common name for these."""
+    reference_energies: dict[str, float] = Field(default_factory=dict)
+    """Symbol = energy of the free atom in eV; the others are taken from structures of one atom, or fitted."""
 
 
 class PotentialModelConfig(Section):

@@ -18,8 +18,10 @@ import torch
 from ase.build import molecule
 
 from egnn_md.checkpoint import load, read_header
-from egnn_md.data.frames import DataError
+from egnn_md.data.frames import DataError, Frames, concatenate
 from egnn_md.data.split import side_of_group
+from egnn_md.evaluation.evaluate import Request
+from egnn_md.evaluation.potential import evaluate_file
 from egnn_md.graph import Graph
 from egnn_md.models.potential import Potential
 from egnn_md.neighbors import neighbor_list
@@ -27,7 +29,7 @@ from egnn_md.training import report, run_folder
 from egnn_md.training.config import ConfigError, DataConfig
 from egnn_md.training.loop import Resources, RunFolderError, find_files, resume, train
 from egnn_md.training.module import TaskModule
-from egnn_md.training.potential import PotentialTask
+from egnn_md.training.potential import PotentialTask, reference_energies
 from egnn_md.training.tasks import load_config
 
 NAMES = ("H2O", "CH4", "NH3", "CH3OH", "C2H4", "HCN", "H2CO", "C2H6", "N2H4", "HCOOH")
@@ -273,6 +275,60 @@ def test_a_folder_is_data_too(tmp_path: Path) -> None:
     (tmp_path / "qm9").mkdir()
     data = DataConfig(files=["qm9"])
     assert find_files(data, [tmp_path / "nowhere", tmp_path]) == [tmp_path / "qm9"]
+
+
+def water(path: Path, n: int, energy: float) -> None:
+    """Many frames of one molecule, with labels under names of their own, and a free hydrogen atom."""
+    rng, base = np.random.default_rng(0), molecule("H2O")
+    text = "1\nProperties=species:S:1:pos:R:3:pull:R:3 e0=-13.6\nH 0 0 0 0 0 0\n"
+    for _ in range(n):
+        rows = np.hstack([base.positions + 0.02 * rng.normal(size=(3, 3)), rng.normal(size=(3, 3))])
+        atoms = "".join(f"{s} {' '.join(f'{x:.6f}' for x in row)}\n" for s, row in zip("OHH", rows, strict=True))
+        text += f"3\nProperties=species:S:1:pos:R:3:pull:R:3 e0={energy}\n{atoms}"
+    path.write_text(text)
+
+
+def test_many_frames_of_one_molecule_with_labels_of_any_name(run_setup: Callable[..., Path]) -> None:
+    folder = run_setup(max_steps=1)
+    water(folder / "w.extxyz", 40, -2070.0)
+    config, text = folder / "config.toml", (folder / "config.toml").read_text().replace("frames.npz", "w.extxyz")
+    config.write_text(text.replace("[model]", 'energy_key = "e0"\nforces_key = "pull"\n[model]'))
+    file = train(config, output=folder / "b", resources=Resources(progress=False))
+    header = read_header(file)
+    assert header["training_data"]["n_force_vectors"] > 60
+    references = dict(zip((1, 8), header["config"]["reference_energies"], strict=True))
+    assert references[1] == -13.6  # the free atom
+    assert references[8] == pytest.approx(-2070.0 + 2 * 13.6)
+    request = Request(folder / "w.extxyz", "test", 8)
+    assert 0 < evaluate_file(load(file), header, request).values["n_structures"] < 20
+
+
+def test_energies_of_elements_that_compositions_do_not_tell_apart_are_warned_of() -> None:
+    frames = concatenate([molecule_frames("CH4", -1000.0)] * 3)
+    with pytest.warns(UserWarning, match="data.reference_energies gives them"):
+        hydrogen, carbon = reference_energies(frames, (1, 6))
+    assert 4 * hydrogen + carbon == pytest.approx(-1000.0)
+    assert -50 < hydrogen < 0
+    assert reference_energies(frames, (1, 6), {"H": -13.6}) == pytest.approx((-13.6, -1000.0 + 4 * 13.6))
+    with pytest.raises(ConfigError, match="'Xx' is no element of the data"):
+        reference_energies(frames, (1, 6), {"Xx": 1.0})
+
+
+def molecule_frames(name: str, energy: float) -> Frames:
+    atoms = molecule(name)
+    one, none = np.zeros((1, 3, 3)), np.zeros((1, 3), bool)
+    plain = {"group": np.array(["a"]), "tag": np.array([""]), "stress": None}
+    numbers = atoms.numbers.astype(np.int64)
+    label = {"energy": np.array([energy]), "forces": None}
+    return Frames(
+        n_atoms=np.array([len(atoms)]),
+        atomic_numbers=numbers,
+        positions=atoms.positions,
+        cell=one,
+        pbc=none,
+        **label,
+        **plain,
+    )
 
 
 def test_mistakes_are_told(run_setup: Callable[..., Path]) -> None:
