@@ -34,6 +34,7 @@ SCRIPTS = (
     "engines_nve",
     "flow",
     "flow_spectrum",
+    "many",
     "nbody",
     "nbody_speed",
     "nve",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LARGEST: Final = 150
 """Atoms: the dense Hessian of more costs more than it saves, and one call on them is no overhead; see `relax.py`."""
-PAIRS_AT_ONCE: Final = 40_000
+PAIRS_AT_ONCE: Final = 16_000
 """Of a batch, padded to its largest structure."""
 SPRINGS: Final = (40.0, 5.0, 0.5)
 """eV/Å², between atoms one, two and three bonds apart."""

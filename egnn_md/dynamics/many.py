@@ -21,7 +21,7 @@ from egnn_md.models.potential import Potential
 if TYPE_CHECKING:
     from ase import Atoms
 
-ATOMS_AT_ONCE: Final = 1200
+ATOMS_AT_ONCE: Final = 500
 """Of a batch of molecular dynamics: more gain nothing on a CPU."""
 Numbered = list[tuple[int, "Atoms"]]
 
