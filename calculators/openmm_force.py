@@ -196,7 +196,12 @@ class Computation:
                 options = self.options
                 device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
                 self._predictor = Predictor(
-                    self.source, device=device, dtype=options.dtype, skin=options.skin, compile=options.compile
+                    self.source,
+                    device=device,
+                    dtype=options.dtype,
+                    skin=options.skin,
+                    closest=0.0,  # minimizers overstep: a large finite repulsion sends them back, an error ends them
+                    compile=options.compile,
                 )
             return self._predictor
 
