@@ -46,7 +46,8 @@ class CompiledCall:
 
     def __init__(self, model: Potential, path: Path) -> None:
         weights = _weights(model)
-        self._package, self._weights, self._watched = Package(path, weights), weights, list(weights.values())
+        self._package, self._weights = Package(path, weights), weights
+        self._watched = [weight for weight in weights.values() if not weight.is_inference()]  # those have no version
         self._versions = self._current()
         self._eager, self._dtype = model.local_call, model.dtype
 

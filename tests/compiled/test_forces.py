@@ -90,6 +90,15 @@ def test_another_precision_is_not_forced_through_the_package(model: Potential) -
     assert torch.equal(compiled(*single).gradient, model.local_call(*single).gradient)
 
 
+def test_models_made_in_inference_mode(packages: Path, random_potential: Make) -> None:
+    with torch.inference_mode():
+        model = random_potential(seed=5)
+        assert forces.use_compiled(model, "auto")
+        assert model.compiled is not None
+        inputs = forces.example(model, 8)
+        torch.testing.assert_close(model.compiled(*inputs).forces, model.local_call(*inputs).forces)
+
+
 def test_copies_start_without(model: Potential) -> None:
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert copied.compiled is None
