@@ -77,8 +77,8 @@ def _read_npz(path: Path, keys: LabelKeys) -> Frames:
 def _formulas(frames: Frames) -> NDArray[np.str_]:
     """The composition of each frame as a string: the group of frames that name none."""
     starts = frames.starts
-    parts = (np.bincount(frames.atomic_numbers[a:b]) for a, b in pairwise(starts))
-    return np.array(["-".join(f"{z}:{c}" for z, c in enumerate(counts) if c) for counts in parts])
+    parts = (np.unique(frames.atomic_numbers[a:b], return_counts=True) for a, b in pairwise(starts))
+    return np.array(["-".join(f"{z}:{c}" for z, c in zip(*counted, strict=True)) for counted in parts])
 
 
 def _read_structures(path: Path, keys: LabelKeys) -> Frames:

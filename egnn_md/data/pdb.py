@@ -38,7 +38,11 @@ def models(path: Path) -> Iterator[Any]:
         atoms = Atoms(numbers, positions, info={"charge": charge} if charge else {})
         if periodic:
             lengths = np.round(trajectory.unitcell_lengths[frame].astype(np.float64) * ANGSTROM_PER_NM, DECIMALS)
-            atoms.cell = [*lengths, *np.round(trajectory.unitcell_angles[frame].astype(np.float64), 2)]
+            angles = np.round(trajectory.unitcell_angles[frame].astype(np.float64), 2)
+            try:
+                atoms.cell = [*lengths, *angles]
+            except (AssertionError, ValueError) as error:
+                raise DataError(f"{path}: no cell has the lengths {lengths} Å and the angles {angles}") from error
             atoms.pbc = True
         yield atoms
 

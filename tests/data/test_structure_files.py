@@ -51,6 +51,7 @@ NO_CHARGES
 2 1 3 1
 """
 CELL_OF_ONE = "CRYST1    1.000    1.000    1.000  90.00  90.00  90.00 P 1           1\n"
+IMPOSSIBLE_CELL = CELL_OF_ONE.replace("1.000", "9.000").replace("90.00", "10.00", 2)
 XYZ_WATER = "3\n\nO 0 0 0.1\nH 0 0.76 -0.5\nH 0 -0.76 -0.5\n"
 
 
@@ -205,6 +206,11 @@ def bomb(path: Path) -> None:
             "columns.extxyz",
             lambda path: path.write_text("1\nProperties=species:S:2147483648:pos:R:3 energy=1\nH 0 0 0\n"),
             "more columns than the 4",
+        ),
+        (
+            "angles.pdb",
+            lambda path: path.write_text(IMPOSSIBLE_CELL + WATER_PDB),
+            "no cell has the lengths",
         ),
         ("digits.xyz", lambda path: path.write_text("1" * 5000 + "\n"), "should begin with its number of atoms"),
         ("empty.pdb", lambda path: path.write_text("MODEL        1\nENDMDL\n"), "empty.pdb"),
