@@ -28,6 +28,8 @@ LARGEST_COORDINATE = 1e8
 """Å."""
 LONGEST_CELL = 1e4
 """Cutoffs: longer cells crash vesin."""
+MOST_IMAGES = 200
+"""Of a cell within a cutoff, in one direction."""
 MOST_NEIGHBORS = 1e5
 """Of an atom, ..."""
 MOST_PAIRS = 2e8
@@ -94,7 +96,8 @@ def bounded_box(positions: FloatArray, box: FloatArray, pbc: BoolArray, cutoff: 
         )
     n_atoms = len(positions)
     per_atom = n_atoms * 4.19 * cutoff**3 / volume
-    if per_atom > MOST_NEIGHBORS or n_atoms * per_atom > MOST_PAIRS:
+    thin = pbc.any() and heights[pbc].min() * MOST_IMAGES < cutoff
+    if thin or per_atom > MOST_NEIGHBORS or n_atoms * per_atom > MOST_PAIRS:
         raise ValueError(
             f"{n_atoms} atoms in {volume:.3g} Å³ have {per_atom:.3g} neighbours each within {cutoff:g} Å: the cell has "
             "collapsed, or lengths are not in Å"

@@ -335,6 +335,7 @@ def test_graph_depends_on_the_structure_alone(cell, pbc):
         ([6.0, 6.0, 0.0], [True, True, False], 1e8, "run away"),
         ([1e-3] * 3, [True] * 3, 0.0, "collapsed"),  # 6 GB
         ([1e-4] * 3, [True] * 3, 0.0, "collapsed"),  # for ever
+        ([2e-6, 1e4, 50.0], [True] * 3, 0.0, "collapsed"),  # a volume like any, and a million images
         ([6.0] * 3, [True] * 3, 1e12, "run away"),
     ],
 )
