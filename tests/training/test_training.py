@@ -46,6 +46,7 @@ hidden_dim = 8
 message_dim = 8
 n_layers = 2
 n_vectors = 6
+n_tensors = 4
 n_radial = 6
 cutoff = 4.0
 repulsion_reach = 1.5
