@@ -12,6 +12,8 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
@@ -22,6 +24,17 @@ NAMES: Final = ("process", "dask", "parsl", "executorlib")
 
 class ExecutorError(ValueError):
     """An executor that cannot be had; the message says what to do."""
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent has gone: killed, it cannot say so, and the workers keep each other's pipes."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Here(Executor):
@@ -88,7 +101,8 @@ def _make(name: str, workers: int) -> tuple[Executor, Callable[[], object]]:
     if kind == "process" and not rest:
         if workers == 1:
             return Here(), lambda: None
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")), lambda: None
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(workers, context, _end_with, (os.getpid(),)), lambda: None
     if kind == "dask":
         return _dask(rest, workers)
     if kind == "parsl" and not rest:

@@ -137,7 +137,8 @@ def test_labels_survive_sigkill_in_a_pool(source: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.01)  # workers notice that nobody is there any more
+        time.sleep(0.01)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)  # they noticed that nobody is there any more
     assert not source.with_name("out.extxyz").exists()
     assert label(source.parent, "--chunk", "3").wait() == 0
     numbers = [atoms.info["number"] for atoms in ase.io.read(source.with_name("out.extxyz"), ":")]
