@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from egnn_md.models.terms import System, TermResult
-from egnn_md.nn.layouts import block_size
 from egnn_md.nn.ops import gather, silu_vjp
 from egnn_md.nn.pairs import PairFunctions, PairValues
 from egnn_md.nn.vector_layer import PairGradients, State, Tape, VectorLayer
@@ -66,7 +65,10 @@ class Network(nn.Module):
 
     def evaluate(self, system: System) -> tuple[Tensor, Tensor, NetworkTape]:
         """Energies (n_atoms,) eV in float64, final features (n_atoms, hidden_dim), and what `gradient` needs."""
-        blocks = self._blocks(system)
+        blocks = [
+            self.pairs(part.directions, part.distances, part.kinds, part.edge_index, part.n_atoms)
+            for part in system.blocks
+        ]
         edges = [block.edges for block in blocks]
         state, tapes = State(gather(self.embedding.weight, system.species)), []
         for layer in self.layers:
@@ -76,14 +78,6 @@ class Network(nn.Module):
         hidden = first(state.h)
         energies = second(silu(hidden)).squeeze(-1).double()
         return energies, state.h, NetworkTape(blocks, tapes, hidden)
-
-    def _blocks(self, system: System) -> list[PairValues]:
-        size, n_edges = block_size(system.vectors.device.type), system.vectors.shape[0]
-        inputs = (system.directions, system.distances, system.kinds)
-        if torch.is_grad_enabled() or _traced(n_edges) or n_edges <= size:  # keep everything: nothing is made twice
-            return [self.pairs(*inputs, system.edge_index, system.n_atoms)]
-        parts = zip(*(torch.split(part, size) for part in inputs), torch.split(system.edge_index, size, 1), strict=True)
-        return [self.pairs(*part, system.n_atoms) for part in parts]
 
     def gradient(self, tape: NetworkTape) -> Tensor:
         """∂E/∂r_ij, (n_edges, 3) eV/Å, E the sum of all energies."""
@@ -99,8 +93,3 @@ class Network(nn.Module):
         layer = self.layers[k]
         assert isinstance(layer, VectorLayer)
         return layer
-
-
-def _traced(size: object) -> bool:
-    """Whether sizes are symbols: a trace has one block, whatever its example's size."""
-    return isinstance(size, torch.SymInt)

@@ -7,7 +7,7 @@ To add one, write a class like `ReferenceEnergies` in a file of its own and appe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, Self
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from egnn_md.graph import Graph
-from egnn_md.nn.ops import segment_sum
+from egnn_md.nn.layouts import block_size
+from egnn_md.nn.ops import add_rows
 from egnn_md.nn.radial import distance
 from egnn_md.nn.repulsion import Repulsion
 
@@ -55,6 +56,20 @@ class System:
         """The pair of elements of each edge, (n_edges,): species of i times `n_elements` plus species of j."""
         centre, neighbor = self.edge_index
         return self.species.index_select(0, centre) * self.n_elements + self.species.index_select(0, neighbor)
+
+    @cached_property
+    def blocks(self) -> list[System]:
+        """The same, its edges in blocks that are worked on one after another. One block holds all where gradients are
+        tracked (nothing is made twice) and where sizes are symbols (a trace serves every size).
+        """
+        n_edges = self.vectors.shape[0]
+        if torch.is_grad_enabled() or isinstance(n_edges, torch.SymInt):
+            return [self]
+        size = block_size(n_edges, self.vectors.device.type)
+        if n_edges <= size:
+            return [self]
+        parts = zip(torch.split(self.vectors, size), torch.split(self.edge_index, size, 1), strict=True)
+        return [replace(self, vectors=vectors, edge_index=edge_index) for vectors, edge_index in parts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +122,11 @@ class NuclearRepulsion(nn.Module):
         self.repulsion = Repulsion(elements, reach=reach)
 
     def forward(self, system: System) -> TermResult:
-        energy, slope = self.repulsion(system.distances, system.kinds)
-        energies = segment_sum(0.5 * energy.squeeze(-1).double(), system.edge_index[0], system.n_atoms)
-        return TermResult(energies, by_edge=system.directions * (0.5 * slope))
+        energies: Tensor | None = None
+        by_edge = []
+        for part in system.blocks:
+            energy, slope = self.repulsion(part.distances, part.kinds)
+            energies = add_rows(energies, part.edge_index[0], 0.5 * energy.squeeze(-1).double(), part.n_atoms)
+            by_edge.append(part.directions * (0.5 * slope))
+        assert energies is not None
+        return TermResult(energies, by_edge=torch.cat(by_edge) if len(by_edge) > 1 else by_edge[0])

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from egnn_md.nn.ops import add_rows, add_rows_, gather
 
-BLOCK_EDGES = {"cpu": 16_384}
-"""Edges whose messages are made at once, by device: 4 MB in float32 with 64 features, what a core's cache holds."""
+KEPT_EDGES = {"cpu": 16_384}
+"""Up to so many edges all messages are kept for the way back, by device: 4 MB a layer in float32 with 64 features."""
+BLOCK_EDGES = {"cpu": 4096}
+"""Beyond that, edges whose messages are made at once: 1 MB, what a core's cache holds."""
 LARGEST_BLOCK = 2**21
-"""The same elsewhere: a launch for each operation costs more than memory does."""
+"""Both elsewhere: a launch for each operation costs more than memory does."""
 
 
 class Layout(Protocol):
@@ -93,6 +95,8 @@ class Dense:
         return values.sum(0) if onto is None else onto + values.sum(0)
 
 
-def block_size(device_type: str) -> int:
-    """Edges of a block on this kind of device ("cpu", "cuda")."""
+def block_size(n_edges: int, device_type: str) -> int:
+    """Edges of a block on this kind of device ("cpu", "cuda"); `n_edges` where one block holds them all."""
+    if n_edges <= KEPT_EDGES.get(device_type, LARGEST_BLOCK):
+        return n_edges
     return BLOCK_EDGES.get(device_type, LARGEST_BLOCK)

@@ -52,6 +52,7 @@ def test_energies_gradient_and_features_are_autograds(
     random_potential: Make, monkeypatch: pytest.MonkeyPatch, n_layers: int, block: int
 ) -> None:
     monkeypatch.setitem(layouts.BLOCK_EDGES, "cpu", block)
+    monkeypatch.setitem(layouts.KEPT_EDGES, "cpu", block)
     model, graph = random_potential(cutoff=CUTOFF, n_layers=n_layers, hidden_dim=24, message_dim=20), several()
     for found, expected in zip(by_hand(model, graph), by_autograd(model, graph), strict=True):
         expected = expected.detach()
