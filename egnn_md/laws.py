@@ -52,7 +52,7 @@ class LawResult:
 
     law: str
     deviation: float
-    """Relative to the largest force, the stress, or the energy of binding."""
+    """Of forces and stress relative to their largest component; of energies, eV, to the largest force above 1 eV/Å."""
     tolerance: float
 
     @property
