@@ -33,9 +33,12 @@ largest magnitude among them, or over 1."""
 MOST_EDGES: Final = 250_000
 """Beyond, the eager call in blocks: a package keeps the messages of all edges, 4 kB each in float32."""
 _SIZES: Final[tuple[Sizes, ...]] = ({0: "edges"}, {0: "atoms"}, {1: "edges"})
+"""Of each input of `Potential.local_call`, in its order: which dimensions vary, and the names of their sizes."""
+_LIMITS: Final = {"edges": MOST_EDGES}
+"""Largest of a size; from 2 on, since no package fits sizes 0 and 1."""
 _EXAMPLE_ATOMS: Final = 12
 _CHECKED_ATOMS: Final = (2, 5, 30, 150)
-_Inputs = tuple[Tensor, Tensor, Tensor]
+_Inputs = tuple[Tensor, ...]
 
 
 class CompiledCall:
@@ -51,14 +54,24 @@ class CompiledCall:
         self._versions = self._current()
         self._eager, self._dtype = model.local_call, model.dtype
 
-    def __call__(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> LocalCall:
-        """As `Potential.local_call`. No package fits sizes 0 and 1."""
-        if not 2 <= vectors.shape[0] <= MOST_EDGES or species.shape[0] < 2 or vectors.dtype != self._dtype:
-            return self._eager(vectors, species, edge_index)
+    def __call__(self, *inputs: Tensor) -> LocalCall:
+        """As `Potential.local_call`, which also has what does not fit the package."""
+        if not self._fits(inputs):
+            return self._eager(*inputs)
         if self._versions != self._current():
             self._package.take(self._weights)
             self._versions = self._current()
-        return LocalCall(*self._package(vectors, species, edge_index))
+        return LocalCall(*self._package(*inputs))
+
+    def _fits(self, inputs: _Inputs) -> bool:
+        """Whether all sizes and precisions are those that the code was made for."""
+        for value, sizes in zip(inputs, _SIZES, strict=True):
+            if value.is_floating_point() and value.dtype != self._dtype:
+                return False
+            for dim, name in sizes.items():
+                if not 2 <= value.shape[dim] <= _LIMITS.get(name, math.inf):
+                    return False
+        return True
 
     def _current(self) -> list[int]:
         """Grow whenever a weight is written to."""
@@ -152,7 +165,7 @@ def compile_forces(model: Potential, report: Callable[[str], None] = lambda line
 
 
 @torch.no_grad()
-def check(model: Potential, compiled: Callable[[Tensor, Tensor, Tensor], LocalCall]) -> float:
+def check(model: Potential, compiled: Callable[..., LocalCall]) -> float:
     """Hold compiled force calls to eager ones on structures of 2 to 150 atoms; the largest difference, see `TOLERANCE`.
 
     Energies, derivatives by each edge's vector (so the stress), forces, extrapolation. Raises CompilationError beyond
@@ -194,8 +207,8 @@ class _LocalCall(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model.local_call(vectors, species, edge_index))
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.local_call(*inputs))
 
 
 def _weights(model: Potential) -> Weights:

@@ -119,7 +119,7 @@ class Potential(nn.Module):
         self.familiarity = Familiarity(config.hidden_dim, len(config.elements))
         self.terms: list[EnergyTerm] = []
         """Terms beside those of the checkpoint, added by the user; they are not saved."""
-        self.compiled: Callable[[Tensor, Tensor, Tensor], LocalCall] | None = None
+        self.compiled: Callable[..., LocalCall] | None = None
         """`local_call`, compiled ahead of time; a change of precision or device takes it away."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
