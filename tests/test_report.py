@@ -239,4 +239,3 @@ def test_view_takes_atoms_files_and_names(tmp_path: Path) -> None:
     assert shown._repr_html_().startswith("<iframe srcdoc=")
     with pytest.raises(ValueError, match="no such file"):
         egnn_md.view("nowhere.xyz")
-

@@ -30,7 +30,9 @@ class Structure:
     unfit: str = ""
     """Why it is no neutral closed-shell molecule in vacuum, if it says so itself."""
     name: str = ""
-    """What its file calls it: a title, a SMILES, whatever it says."""
+    """What its file calls it: a name, a title, a comment."""
+    smiles: str = ""
+    """What its file says of its bonds, if it does."""
 
     def formula(self) -> str:
         """Hill's: carbon, hydrogen, the rest by the alphabet; C2H6O."""
@@ -98,8 +100,8 @@ def _said(atoms: Any, names: Sequence[str]) -> list[Any]:
 def structure_of(atoms: Any) -> Structure:
     """From an `ase.Atoms`, or anything with its numbers, positions, pbc and info."""
     unfit = unfit_of(bool(np.any(atoms.pbc)), charge_of(atoms), multiplicity_of(atoms))
-    name = str(next(iter(_said(atoms, ("name", "title", "smiles"))), ""))
-    return Structure(np.asarray(atoms.numbers, np.int64), np.asarray(atoms.positions, np.float64), unfit, name)
+    name, smiles = (str(next(iter(_said(atoms, names)), "")) for names in (("name", "title"), ("smiles",)))
+    return Structure(np.asarray(atoms.numbers, np.int64), np.asarray(atoms.positions, np.float64), unfit, name, smiles)
 
 
 def unfit_of(periodic: bool, charge: float, multiplicity: float) -> str:

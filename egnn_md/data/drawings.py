@@ -27,7 +27,9 @@ def molecules(path: Path) -> Iterator[Any]:
     if path.suffix.lower() in (".smi", ".smiles"):
         for line in text:
             if words := line.split():
-                yield _item(lambda words=words: _placed(Chem.MolFromSmiles(words[0]), words[0]))
+                found = _item(lambda words=words: _placed(Chem.MolFromSmiles(words[0]), words[0]))
+                plain = isinstance(found, Plain)
+                yield found._replace(name=" ".join(words[1:]), smiles=words[0]) if plain else found
     elif path.suffix.lower() == ".mol2":
         for block in "".join(text).split("@<TRIPOS>MOLECULE")[1:]:
             whole = "@<TRIPOS>MOLECULE" + block

@@ -39,6 +39,7 @@ class Plain(NamedTuple):
     charge: float = 0.0
     multiplicity: int = 1
     name: str = ""
+    smiles: str = ""
 
 
 def room(path: Path) -> int:

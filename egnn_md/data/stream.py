@@ -34,7 +34,8 @@ def stream(path: str | Path, start: int = 0) -> Iterator[Item]:
 
 def _structure(item: Any) -> Structure | DataError:
     if isinstance(item, Plain):
-        return Structure(item.numbers, item.positions, unfit_of(False, item.charge, item.multiplicity), item.name)
+        unfit = unfit_of(False, item.charge, item.multiplicity)
+        return Structure(item.numbers, item.positions, unfit, item.name, item.smiles)
     return item if isinstance(item, DataError) else structure_of(item)
 
 

@@ -29,7 +29,10 @@ _PLAIN_COLUMNS: Final = "properties=species:s:1:pos:r:3"
 _CHARGE: Final = re.compile(r"(?<![a-z_])(?:total_?)?charge\s*[=:]\s*[\"']?([-+]?\d+(?:\.\d*)?)")
 _QM9: Final = re.compile(r"gdb[ _]\d+(\s+\S+){10}")
 """Comment of an original file of QM9, with the properties; three lines more follow its atoms."""
-_NAMED: Final = re.compile(r"(?<!\w)(?:name|title|smiles)=(?:\"([^\"]*)\"|(\S+))", re.IGNORECASE)
+_NAMED: Final = re.compile(r"(?<!\w)(?:name|title)=(?:\"([^\"]*)\"|(\S+))", re.IGNORECASE)
+_SMILES: Final = re.compile(r"(?<!\w)smiles=(?:\"([^\"]*)\"|(\S+))", re.IGNORECASE)
+_KEYED: Final = re.compile(r"(?<!\S)\w+\s?=")
+"""A comment that says more than a name; CC(=O)N is one."""
 _LONGEST_NAME: Final = 80
 _COLUMNS: Final = re.compile(r":[a-zA-Z]:(\d{1,18})")
 """Number of columns of a property in an extxyz comment."""
@@ -139,7 +142,8 @@ def parse_xyz(n_atoms: int, block: list[str], labels: bool = False) -> Plain | A
         names = words[::width]
         numbers = np.array([_NUMBER_OF.get(name) or _NUMBER_OF[name.capitalize()] for name in names], np.int64)
         positions = np.array([[float(word) for word in words[k::width]] for k in (1, 2, 3)]).T.copy()
-        found = Plain(numbers, positions, sum(map(float, _CHARGE.findall(comment))), name=_name_of(block[0]))
+        charge = sum(map(float, _CHARGE.findall(comment)))
+        found = Plain(numbers, positions, charge, name=_name_of(block[0]), smiles=_told(_SMILES, block[0]) or "")
         if "D" not in names:
             return found
         atoms = as_atoms(found)
@@ -153,10 +157,16 @@ def parse_xyz(n_atoms: int, block: list[str], labels: bool = False) -> Plain | A
 
 def _name_of(comment: str) -> str:
     """What a comment line calls the structure: its name= or the like, or the line itself if it has no keys."""
-    named = _NAMED.search(comment)
+    named = _told(_NAMED, comment)
     if named is not None:
-        return named[1] or named[2]
-    return "" if "=" in comment else " ".join(comment.split())[:_LONGEST_NAME]
+        return named
+    without = _SMILES.sub("", comment)
+    return "" if _KEYED.search(without) else " ".join(without.split())[:_LONGEST_NAME]
+
+
+def _told(key: re.Pattern[str], comment: str) -> str | None:
+    found = key.search(comment)
+    return None if found is None else (found[1] or found[2] or "").replace(r"\\", "\\")
 
 
 def _speaking(n_atoms: int, block: list[str]) -> Any:

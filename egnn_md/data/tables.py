@@ -159,7 +159,7 @@ def _extxyz(columns: list[str], row: Row, structure: Structure | None) -> str:
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace('"', "'").replace("\\", "/") + '"'
+    return '"' + text.replace('"', "'").replace("\\", r"\\") + '"'
 
 
 Records = Callable[[BinaryIO], Iterator[tuple[int, int, str]]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -40,23 +39,24 @@ class Collected:
                 values.append(float(row[name]))
 
 
-def predictions_page(found: Collected, file: Path, model: str, summary: Mapping[str, Any]) -> Page:
-    """The page of a table made from `file`; `summary` as `egnn-md predict --json` prints it."""
+def predictions_page(found: Collected, source: str, model: str, summary: Mapping[str, Any]) -> Page:
+    """The page of a table made from `source`; `summary` as `egnn-md predict --json` prints it."""
     from ase import Atoms
 
     frames = [Atoms(structure.atomic_numbers, structure.positions) for _, structure in found.structures]
     labels = [_label(row, list(found.values)) for row, _ in found.structures]
-    shown = ["index", "name", "formula", *found.values, "extrapolation", "flag"]
+    shown = ["index", "name", "smiles", "formula", *found.values, "extrapolation", "flag"]
+    shown = [name for name in shown if name != "smiles" or any(row.get("smiles") for row in found.rows)]
     note = f"The first {len(found.rows)}; {summary['output']} has all, with the expected error of each number."
     tiles = [
         ("structures", str(summary["n"])),
-        ("unlike the training data", str(summary["n_flagged"])),
+        ("flagged", str(summary["n_flagged"])),
         ("skipped", str(summary["n_skipped"])),
         ("a second", f"{summary['structures_per_second']:g}"),
     ]
     rows = [[_short(row.get(name, "")) for name in shown] for row in found.rows]
     return Page(
-        title=f"Properties of {file.name}",
+        title=f"Properties of {source}",
         subtitle=f"predicted by {model}",
         tiles=tiles,
         bad=[name for name, value in tiles[1:3] if value != "0"],
@@ -79,4 +79,5 @@ def _short(value: Any) -> Any:
 def _label(row: Mapping[str, Any], columns: Sequence[str]) -> str:
     known = {name: row[name] for name in columns if name.startswith(("mu_", "alpha_", "gap_"))}
     values = ", ".join(f"{name.replace('_', ' ', 1)} {value:.3g}" for name, value in known.items())
-    return f"{row['index']}: {row['name'] or row['formula']}; {values}" + (f"; {row['flag']}" if row["flag"] else "")
+    name = row["name"] or row.get("smiles") or row["formula"]
+    return f"{row['index']}: {name}; {values}" + (f"; {row['flag']}" if row["flag"] else "")

@@ -279,6 +279,71 @@ def test_rows_have_the_names_that_files_give(call: Callable[..., Any], model_fil
     assert names[0].startswith("water, ")
 
 
+def test_smiles_have_a_column_of_their_own(call: Callable[..., Any], model_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rdkit")
+    (tmp_path / "a.smi").write_text("C/C=C\\C  cis butene\nO\nC=Cl oh\n")
+    words = ("predict", "a.smi", "--skip-bad", "--model", model_file)
+    assert call(*words, "-o", "out.csv")[0] == 0
+    rows = [(row["name"], row["smiles"], row["formula"]) for row in table(tmp_path / "out.csv")]
+    assert rows == [("cis butene", "C/C=C\\C", "C4H8"), ("", "O", "H2O"), ("", "", "")]
+    assert call(*words, "-o", "out.extxyz")[0] == 0
+    assert ase.io.read(tmp_path / "out.extxyz", 0).info["smiles"] == "C/C=C\\C"  # nothing is lost in quoting
+    assert call("predict", "out.extxyz", "-o", "again.csv", "--model", model_file)[0] == 0
+    assert [row["smiles"] for row in table(tmp_path / "again.csv")] == ["C/C=C\\C", "O"]
+    assert call("predict", "CC(=O)N", "-o", "one.csv", "--model", model_file)[0] == 0  # no file: a SMILES
+    (row,) = table(tmp_path / "one.csv")
+    assert (row["name"], row["formula"]) == ("CC(=O)N", "C2H5NO")
+
+
+@pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
+def test_structures_are_relaxed_first_and_each_keeps_its_row(
+    call: Callable[..., Any], model_file: Path, checkpoint_file: Path, tmp_path: Path
+) -> None:
+    from egnn_md.dynamics.batched_relax import relax_batched
+
+    frames = [molecule(name) for name in ("CH4", "H2O", "CF4", "CH3CH2OH")]
+    for k, atoms in enumerate(frames):
+        atoms.rattle(0.02, seed=k)
+    many = frames[0].copy()
+    many.cell = [5.0, 5.0, 5.0]
+    many *= (4, 4, 2)  # more atoms than a batch relaxes
+    many.cell = None
+    frames.insert(1, many)
+    ase.io.write(tmp_path / "a.extxyz", frames, format="extxyz")
+    words = ("predict", "a.extxyz", "--relax", "--potential", checkpoint_file, "--model", model_file)
+    words += ("--dtype", "float64", "--json")
+    code, _, err = call(*words, "-o", "out.csv")
+    assert (code, "structure 1 " in err) == (2, True)
+    code, summary, err = call(*words, "-o", "out.csv", "--resume", "--skip-bad")
+    assert code == 0, err
+    assert (summary["n"], summary["n_skipped"]) == (3, 2)
+    rows = table(tmp_path / "out.csv")
+    assert [row["index"] for row in rows] == list("01234")
+    assert [k for k, row in enumerate(rows) if row["flag"].startswith("skipped")] == [1, 3]
+    potential, model = load(checkpoint_file, dtype=torch.float64), load(model_file, dtype=torch.float64)
+    kept = [frames[k] for k in (0, 2, 4)]
+    for place, end in relax_batched(potential, kept, 0.01, 500):  # type: ignore[arg-type]
+        relaxed, row = kept[place].copy(), rows[(0, 2, 4)[place]]
+        relaxed.positions = end.positions
+        assert int(row["relax_steps"]) == end.steps > 0
+        assert float(row["relax_energy_eV"]) == pytest.approx(end.energy - end.energy_start, rel=1e-5)
+        expected = model.predict(relaxed)["alpha"]  # type: ignore[operator, union-attr]
+        assert float(row["alpha_bohr3"]) == pytest.approx(expected, rel=1e-4)
+    code, _, err = call(*words, "-o", "x.csv", "--potential", model_file)
+    assert (code, "has no forces to relax with" in err) == (2, True)
+
+
+def test_bonds_that_a_relaxation_moved_are_named() -> None:
+    from egnn_md.chemistry.structures import structure_of
+    from egnn_md.dynamics.relax_first import moved_bonds
+
+    start, end = molecule("CH3OH"), molecule("CH3OH")
+    assert moved_bonds(structure_of(start), structure_of(end)) == ""
+    end.positions[3] += 3.0 * (end.positions[3] - end.positions[1])
+    assert moved_bonds(structure_of(start), structure_of(end)) == "O1-H3 broken"
+    assert moved_bonds(structure_of(end), structure_of(start)) == "O1-H3 formed"
+
+
 def test_a_prediction_that_was_killed_goes_on(
     call: Callable[..., Any], model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
