@@ -168,6 +168,7 @@ def load(
     header = read_header(path)
     with torch.inference_mode(False):  # weights that the caller can change and differentiate by
         model = _filled(path, header)
+        model.header = header  # type: ignore[assignment]  # what it says of itself in a notebook
         return model.to(device=device, dtype=DTYPES.get(name)).eval().requires_grad_(False)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from egnn_md.shown import html_table
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:
@@ -127,6 +129,4 @@ class Prediction:
             "largest extrapolation": f"{self.extrapolation.max().item():.2f}" if len(self.extrapolation) else "",
             "atoms": str(len(self.forces)),
         }
-        return (
-            "<table>" + "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows.items()) + "</table>"
-        )
+        return html_table(rows.items())

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from egnn_md.chemistry.elements import CLOSEST_PAIR
+from egnn_md.chemistry.units import EV_PER_A3_PER_BAR
 from egnn_md.compiled.forces import Compile, use_compiled
 from egnn_md.graph import Graph, Prediction
 from egnn_md.model_source import ModelSource
@@ -29,6 +30,7 @@ from egnn_md.models.terms import EnergyTerm
 from egnn_md.neighbors import GraphBuilder
 from egnn_md.neighbors.lists import DEFAULT_SKIN
 from egnn_md.options import parse_device, parse_dtype
+from egnn_md.shown import html_table
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -86,6 +88,17 @@ class Result:
     """eV, over a committee's members (ddof 0); None for a single model."""
     forces_std: FloatArray | None = None
     """(n_atoms, 3) eV/Å."""
+
+    def _repr_html_(self) -> str:
+        """In a notebook: energy, largest force and extrapolation."""
+        largest = float(np.linalg.norm(self.forces, axis=1).max()) if len(self.forces) else 0.0
+        sure = "" if self.energy_std is None else f" ± {self.energy_std:.5f}"
+        rows = [("energy", f"{self.energy:.5f}{sure} eV"), ("largest force on an atom", f"{largest:.4f} eV/Å")]
+        rows += (
+            [] if self.stress is None else [("pressure", f"{-np.trace(self.stress) / 3 / EV_PER_A3_PER_BAR:.0f} bar")]
+        )
+        rows += [("extrapolation", f"{self.extrapolation:.2f}"), ("atoms", str(len(self.forces)))]
+        return html_table(rows)
 
 
 class NotCompiledWarning(UserWarning):

@@ -37,6 +37,7 @@ def table(name: str) -> list[dict[str, str]]:
 def test_relax_takes_them_all(capsys: pytest.CaptureFixture[str]) -> None:
     main(["relax", "many.xyz", "-o", "relaxed.extxyz", "--chunk", "2", "--json"])
     values: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert values.pop("report") == "relaxed-report.html"
     assert values == {"output": "relaxed.extxyz", "n": 4, "n_failed": 1, "finished": True}
     rows, relaxed = table("relaxed.extxyz.csv"), ase.io.read("relaxed.extxyz", ":")
     assert [row["status"] for row in rows] == ["ok", "ok", "failed", "ok", "ok"]

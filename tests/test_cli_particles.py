@@ -87,7 +87,7 @@ def test_rollout_leaves_a_run_folder(call: Call, data: str, model: str) -> None:
     assert summary["median_se"] == pytest.approx(summary["median_se_constant_velocity"], rel=1e-3, abs=1e-12)
     assert max(summary["median_momentum_change"]) < 1e-5
     assert {path.name for path in Path("run").iterdir()} == {
-        "trajectory.npz", "summary.json", "errors.png", "conserved.png", "animation.gif",
+        "trajectory.npz", "summary.json", "errors.png", "conserved.png", "animation.gif", "report.html",
     }  # fmt: skip
     assert Path("run/animation.gif").read_bytes().startswith(b"GIF8")
     with np.load("run/trajectory.npz") as archive:

@@ -11,15 +11,20 @@ from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import numpy as np
 import pytest
+import torch
 from ase.build import molecule
 
+from egnn_md.checkpoint import save
 from egnn_md.models.potential import Potential
+from egnn_md.models.propagator import IntegratorConfig, IntegratorPropagator
 from egnn_md.report import charts
 from egnn_md.report.page import Page, Table
 from egnn_md.report.scene import Scene, atom_signals, thinned
 
+Call = Callable[..., tuple[int, str, list[str]]]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run"),
@@ -34,6 +39,7 @@ new PerformanceObserver(note).observe({type: "resource"});
 const pixels = () => report.viewer.pngURI();
 async function look() {
   while (!document.body.dataset.ready) await new Promise((done) => setTimeout(done, 20));
+  const named = document.body.dataset.name;
   const first = pixels();
   report.viewer.rotate(60, "y"); report.viewer.render();
   const turned = pixels();
@@ -45,30 +51,49 @@ async function look() {
   const coloured = pixels();
   const seen = new Set();
   report.play(true);
-  for (let k = 0; k < 20; k++) { seen.add(report.frame); await new Promise((done) => setTimeout(done, 20)); }
+  for (let k = 0; k < 150 && seen.size < 2; k++) {
+    seen.add(report.frame);
+    await new Promise((done) => setTimeout(done, 20));
+  }
   report.play(false);
   const found = {ready: document.body.dataset.ready, problems, asked, turns: first !== turned, moves: first !== moved,
     colours: moved !== coloured, plays: seen.size > 1, empty: first.length < 500,
-    width: window.innerWidth, wide: document.documentElement.scrollWidth - window.innerWidth};
+    name: named, wide: document.documentElement.scrollWidth - window.innerWidth};
   const told = document.createElement("pre"); told.className = "found"; told.textContent = JSON.stringify(found);
-  told.dataset.width = window.innerWidth;
+  told.dataset.width = window.innerWidth; told.dataset.name = named;
   parent.document.body.appendChild(told);
 }
 look().catch((problem) => window.problems.push(String(problem)));
 </script>"""
 
 
-def opened(page: str, widths: list[int], folder: Path) -> dict[int, dict[str, Any]]:
-    """What the probe finds when a browser opens the page in frames of these widths (no window is as narrow as a
-    telephone), by width.
+def opened(pages: dict[str, str], widths: list[int], folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """What the probe finds when a browser opens the pages in frames of these widths (no window is as narrow as a
+    telephone), by name and width.
     """
-    probed = escape(page.replace("<body>", f"<body>{PROBE}", 1))
     outer = folder / "frames.html"
-    outer.write_text("".join(f'<iframe width="{w}" height="900" srcdoc="{probed}"></iframe>' for w in widths))
+    frames = []
+    for name, page in pages.items():
+        probed = escape(page.replace("<body>", f'<body data-name="{name}">{PROBE}', 1))
+        frames += [f'<iframe width="{w}" height="900" srcdoc="{probed}"></iframe>' for w in widths]
+    outer.write_text("".join(frames))
     command = [str(BROWSER), *FLAGS, f"--user-data-dir={folder / 'profile'}", "--window-size=1800,1000", "--dump-dom"]
     done = subprocess.run([*command, outer.as_uri()], capture_output=True, text=True, timeout=300)
-    found = re.findall(r'<pre class="found" data-width="(\d+)">(.*?)</pre>', done.stdout)
-    return {int(width): json.loads(unescape(text)) for width, text in found}
+    found = re.findall(r'<pre class="found" data-width="(\d+)" data-name="(.*?)">(.*?)</pre>', done.stdout)
+    return {(name, int(width)): json.loads(unescape(text)) for width, name, text in found}
+
+
+def check_seen(seen: dict[str, Any], *, coloured: bool) -> None:
+    """What every report must do in a browser."""
+    assert seen["ready"] == "yes"
+    assert seen["problems"] == []
+    assert seen["asked"] == []  # nothing was fetched
+    assert seen["turns"]
+    assert seen["moves"]
+    assert seen["colours"] == coloured
+    assert seen["plays"]
+    assert not seen["empty"]
+    assert seen["wide"] <= 0  # nothing to scroll to the right
 
 
 def moving() -> Page:
@@ -91,18 +116,53 @@ def moving() -> Page:
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no browser here")
 def test_in_a_browser_the_molecule_turns_and_plays(tmp_path: Path) -> None:
-    found = opened(moving().html(), [1280, 390], tmp_path)
-    assert found.keys() == {1280, 390}
+    found = opened({"moving": moving().html()}, [1280, 390], tmp_path)
+    assert found.keys() == {("moving", 1280), ("moving", 390)}
     for seen in found.values():
-        assert seen["ready"] == "yes"
-        assert seen["problems"] == []
-        assert seen["asked"] == []  # nothing was fetched
-        assert seen["turns"]
-        assert seen["moves"]
-        assert seen["colours"]
-        assert seen["plays"]
-        assert not seen["empty"]
-        assert seen["wide"] <= 0  # nothing to scroll to the right
+        check_seen(seen, coloured=True)
+
+
+@pytest.fixture
+def left(call: Call, checkpoint_file: Path, tmp_path: Path) -> dict[str, str]:
+    """The reports that verbs leave of particles and of files of many structures."""
+    frames = [molecule(name) for name in ("CH4", "CH3OH", "H2O", "SH2")]
+    for k, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=k)
+    ase.io.write("many.extxyz", frames)
+    torch.manual_seed(0)
+    save(IntegratorPropagator(IntegratorConfig(1.0, hidden_dim=4, substep=0.02)), tmp_path / "p.safetensors")
+    sizes = ("--particles", 3, "--train", 0, "--valid", 0, "--test", 2, "--rollout", 3, "--seed", 1)
+    words: list[tuple[object, ...]] = [
+        ("data", "nbody", *sizes, "-o", "n.npz"),
+        ("rollout", "p.safetensors", "n.npz", "--frames", 4, "-o", "particles"),
+        ("relax", "many.extxyz", "--model", checkpoint_file, "--steps", 3, "-o", "relaxed.extxyz"),
+        ("md", "many.extxyz", "--model", checkpoint_file, "--steps", 8, "--interval", 2, "--timestep", 0.1, "-o", "md"),
+    ]
+    for command in words:
+        code, _, err = call(*command)
+        assert code == 0, err
+    pages = {"particles": "particles/report.html", "relax": "relaxed-report.html", "md": "md/report.html"}
+    return {name: Path(path).read_text() for name, path in pages.items()}
+
+
+@pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
+def test_reports_of_particles_and_of_many_structures(left: dict[str, str], tmp_path: Path) -> None:
+    import egnn_md
+
+    data = {name: json.loads(re.findall(r'id="data">(.*?)</script>', page)[0]) for name, page in left.items()}
+    assert [len(data[name]["frames"]) for name in ("particles", "relax", "md")] == [5, 3, 5]
+    assert all("g" in frame for frame in data["particles"]["frames"])  # the truth beside the prediction
+    assert len(data["particles"]["colours"]) == 3
+    assert "SH2" not in left["relax"].partition("<table>")[0]
+    assert re.search(r"<td>failed</td>.*\bS\b", left["relax"])  # why one has no result
+    assert left["md"].count("<svg") >= 3
+    again = egnn_md.view(tmp_path / "particles")
+    assert again.html() == left["particles"]
+    if BROWSER is not None:
+        found = opened(left, [1280, 390], tmp_path)
+        assert found.keys() == {(name, width) for name in left for width in (1280, 390)}
+        for seen in found.values():
+            check_seen(seen, coloured=False)
 
 
 def test_page_is_one_file_that_asks_for_nothing() -> None:
@@ -193,6 +253,7 @@ def test_signals_of_the_atoms_are_the_models(random_potential: Callable[..., Pot
 
 
 def test_bonds_that_came_and_went_are_named() -> None:
+    from egnn_md.dynamics.bond_changes import bond_changes
     from egnn_md.report.runs import bond_table
 
     start, end = molecule("CH3OH"), molecule("CH3OH")
@@ -208,6 +269,9 @@ def test_bonds_that_came_and_went_are_named() -> None:
     periodic.positions[:, 0] -= periodic.positions[0, 0]  # through the wall of the cell
     periodic.wrap()
     assert dict(map(tuple, bond_table([start, periodic]).rows))["broken"] == "none"
+    assert str(bond_changes(start, start)) == "none"
+    assert str(bond_changes(start, end)) == "O1–H3 broken"
+    assert str(bond_changes(end, start)) == "O1–H3 formed"
 
 
 def test_a_relaxation_is_remembered_evenly_however_long_it_is() -> None:

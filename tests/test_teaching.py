@@ -113,6 +113,24 @@ def test_public_names_have_docstrings_of_their_own(package: str) -> None:
             assert value.__doc__ not in inherited, f"{package}.{name}"
 
 
+@pytest.mark.parametrize("name", sorted(egnn_md.shipped_models()))
+def test_every_shipped_model_shows_itself_in_a_notebook(name: str) -> None:
+    shown: Any = egnn_md.load(name)
+    assert f"<td>{name}</td>" in shown._repr_html_()
+    assert "float32 on cpu" in shown._repr_html_()
+
+
+def test_a_result_shows_itself_in_a_notebook(checkpoint_file: Path) -> None:
+    atoms = molecule("H2O")
+    atoms.cell, atoms.pbc = np.eye(3) * 9.0, True
+    result = egnn_md.Predictor(checkpoint_file)(
+        atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc, stress=True
+    )
+    shown = result._repr_html_()
+    assert f"{result.energy:.5f} eV" in shown
+    assert " bar" in shown
+
+
 def test_models_say_what_for() -> None:
     found = egnn_md.models()
     assert [model.name for model in found] == sorted(egnn_md.shipped_models())
@@ -192,6 +210,8 @@ def test_a_prediction_shows_itself_in_a_notebook(random_potential: Callable[...,
     potential, atoms = random_potential(), molecule("CH4")
     build = GraphBuilder(potential.config.cutoff)
     prediction = potential(build(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc))
+    assert "Potential" in potential._repr_html_()
+    assert "H, C, N, O, F" in potential._repr_html_()
     shown = prediction._repr_html_()
     assert f"{prediction.energy.item():.5f} eV" in shown
     assert f"{prediction.forces.norm(dim=1).max().item():.4f} eV/Å" in shown

@@ -56,8 +56,9 @@ def distill(
     """Make a fast potential of a slow method, for some molecules.
 
     In rounds: the student's dynamics finds frames, the teacher labels the least familiar of them and some at random,
-    the error is measured on the latter before they are learned from. Leaves model.safetensors, card.md, errors.png,
-    data.extxyz and summary.json. A distillation that was killed goes on with --resume; no label is made twice.
+    the error is measured on the latter before they are learned from. Leaves model.safetensors, report.html, card.md,
+    errors.png, data.extxyz and summary.json. A distillation that was killed goes on with --resume; no label is made
+    twice.
 
     Example:  egnn-md distill gfn2-xtb "CC(=O)Oc1ccccc1C(=O)O" -o aspirin --budget 1h
 
@@ -66,7 +67,9 @@ def distill(
     from egnn_md.distill.card import headline
     from egnn_md.distill.rounds import Distillation, Machine
     from egnn_md.distill.settings import DistillError, Settings, parse_seconds
+    from egnn_md.evaluation.figures import without_failing
     from egnn_md.jobs.executors import make_executor
+    from egnn_md.report.distillations import distillation_page
 
     _needs_training()
     set_threads(threads)
@@ -103,12 +106,15 @@ def distill(
             summary = Distillation(folder, settings, Machine(pool, workers, say)).run()
         except FileNotFoundError as error:
             raise DistillError(f"{folder}: {error.filename} is gone") from error
+    page = folder / "report.html"
+    with without_failing(str(page)):
+        distillation_page(folder).write(page)
     return Outcome(summary, lambda: _show(headline(summary), folder), as_json)
 
 
 def _show(line: str, folder: Path) -> None:
     print(line)
-    print(f"see {folder}/card.md, errors.png, data.extxyz and summary.json")
+    print(f"open {folder}/report.html; beside it card.md, errors.png, data.extxyz and summary.json")
 
 
 def _settings_of(folder: Path) -> Any:

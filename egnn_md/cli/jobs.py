@@ -87,10 +87,12 @@ def run_job(
     text: str,
     as_json: bool,
 ) -> Outcome:
-    """All structures of `file` through `worker` into `output`; exit code 1 if none came through."""
+    """All structures of `file` through `worker` into `output`; exit code 1 if none came through. Leaves a report."""
+    from egnn_md.evaluation.figures import without_failing
     from egnn_md.jobs.chunks import Job
     from egnn_md.jobs.executors import make_executor
     from egnn_md.jobs.source import read_items
+    from egnn_md.report.jobs import job_page
 
     items = read_items(file)
     what = {**work, "input": fingerprint(file)}
@@ -98,10 +100,16 @@ def run_job(
     with progress_bar(text) as progress, make_executor(executor, workers) as pool:
         counts = job.run(items, pool, workers, progress)
     values = {"output": str(output), "n": counts.done, "n_failed": counts.failed, "finished": counts.finished}
+    page = output.with_name("report.html" if work["verb"] == "md" else f"{output.stem}-report.html")
+    if counts.finished:
+        with without_failing(str(page)):
+            job_page(work["verb"], output, job.table, file.name).write(page)
+            values["report"] = str(page)
 
     def show() -> None:
         if counts.finished:
-            print(f"{output}: {counts.done} structures, {counts.failed} failed; see {job.table}")
+            look = f"; open {page}" if "report" in values else ""
+            print(f"{output}: {counts.done} structures, {counts.failed} failed; see {job.table}{look}")
         else:
             print(f"{job.parts}: {counts.done} structures done so far, {counts.failed} failed; other shards go on")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -277,9 +278,11 @@ def run_to_outcome(
 
 
 def _run(simulation: Simulation, folder: Path, state_interval: float) -> dict[str, Any]:
+    from egnn_md.dynamics.bond_changes import bond_changes
     from egnn_md.dynamics.md_plots import plot_run
     from egnn_md.evaluation.figures import without_failing
     from egnn_md.report.runs import run_page
+    from egnn_md.storage import write_json
 
     settings = simulation.settings
     if simulation.step:
@@ -287,11 +290,17 @@ def _run(simulation: Simulation, folder: Path, state_interval: float) -> dict[st
     with _Progress(simulation.step, settings.steps) as progress:
         summary = simulation.run(progress, state_interval)
     picture = folder / "plot.png"
+    mass = float(simulation.atoms.get_masses().sum())
     with without_failing(str(picture)):
-        plot_run(folder / "log.csv", picture, summary["n_atoms"], settings.ensemble, settings.temperature)
+        plot_run(folder / "log.csv", picture, summary["n_atoms"], settings.ensemble, settings.temperature, mass)
     page = folder / "report.html"
     with without_failing(str(page)):
-        run_page(folder).write(page)
+        made = run_page(folder)
+        made.write(page)
+        frames: Sequence[Any] = made.scene.frames if made.scene is not None else ()
+        if len(frames) > 1 and (changes := bond_changes(frames[0], frames[-1])) is not None:
+            summary |= {"bonds_broken": changes.broken, "bonds_formed": changes.formed}
+            write_json(folder / "summary.json", summary)
     return summary
 
 
@@ -336,17 +345,24 @@ def _exit_code(summary: dict[str, Any], folder: Path, resume_by: str) -> int:
 
 
 def _show(summary: dict[str, Any], folder: Path) -> None:
+    from egnn_md.dynamics.bond_changes import listed
+    from egnn_md.report.runs import with_error
+
     settings = summary["settings"]
     what = f"{summary['formula']}: {summary['time_ps']:g} ps of {settings['ensemble']}"
     print(f"{what}, {summary['status'].replace('_', ' ')}, {summary['ns_per_day']:.2f} ns/day")
-    if summary["mean_temperature_K"] is not None:
-        error = summary["mean_temperature_K_error"]
-        sure = "" if error is None else f" ± {error:.1f}"
-        print(f"mean temperature {summary['mean_temperature_K']:.1f}{sure} K, the first fifth left out")
+    for name, unit in (("temperature_K", "K"), ("volume_A3", "Å³"), ("pressure_bar", "bar")):
+        mean, error = summary[f"mean_{name}"], summary[f"mean_{name}_error"]
+        if mean is not None:
+            said = with_error(mean, float("nan") if error is None else error, unit)
+            print(f"mean {name.partition('_')[0]} {said}, the first fifth left out")
     if "accepted_fraction" in summary:
         print(f"{100 * summary['accepted_fraction']:.1f} % of the strides accepted")
     if summary["energy_drift_meV_per_atom_per_ps"] is not None:
         print(f"drift of the total energy {summary['energy_drift_meV_per_atom_per_ps']:+.4f} meV/atom/ps")
+    for name in ("broken", "formed"):
+        if names := summary.get(f"bonds_{name}"):
+            print(f"bonds {name} at the end: {listed(names)}")
     if summary["max_extrapolation"] is not None:
         print(f"largest extrapolation {summary['max_extrapolation']:.2f} (above 1: unlike the training data)")
     print(f"open {folder}/report.html; beside it log.csv, summary.json, plot.png, trajectory.{settings['format']}")

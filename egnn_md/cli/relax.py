@@ -16,6 +16,7 @@ from egnn_md.cli.outcome import Outcome, UserError, say, shows_progress, verb
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from egnn_md.dynamics.bond_changes import BondChanges
     from egnn_md.dynamics.many import ModelSpec
     from egnn_md.dynamics.relax import Relaxation
 
@@ -59,6 +60,7 @@ def relax(
     and       egnn-md relax molecules.xyz -o relaxed.extxyz --workers 8
     """
     from egnn_md.dynamics import relax as engine
+    from egnn_md.dynamics.bond_changes import bond_changes
     from egnn_md.dynamics.starting_structures import read_structure
     from egnn_md.evaluation.figures import without_failing
     from egnn_md.report.relaxations import Way, relaxation_page
@@ -93,8 +95,11 @@ def relax(
     values = {**dataclasses.asdict(result), "output": str(target), "model": model, "n_atoms": len(atoms)}
     drawn = page.exists()
     values["report"] = str(page) if drawn else None
+    changes = bond_changes(start, atoms)
+    if changes is not None:
+        values |= {"bonds_broken": changes.broken, "bonds_formed": changes.formed}
     code = 0 if result.converged else 1
-    return Outcome(values, lambda: _show(result, target, page if drawn else None), as_json, code)
+    return Outcome(values, lambda: _show(result, changes, target, page if drawn else None), as_json, code)
 
 
 def _many(
@@ -164,10 +169,12 @@ class _progress:  # noqa: N801
         self.status.stop()
 
 
-def _show(result: Relaxation, path: Path, page: Path | None) -> None:
+def _show(result: Relaxation, changes: BondChanges | None, path: Path, page: Path | None) -> None:
     end = "converged" if result.converged else "not converged"
     print(f"{end} after {result.steps} steps, largest force {result.fmax:.4f} eV/Å")
     print(f"energy {result.energy:.6f} eV, {result.energy - result.energy_start:+.6f} eV since the start")
+    if changes:
+        print(f"bonds: {changes}")
     if result.extrapolation is not None:
         print(f"extrapolation {result.extrapolation:.2f} (above 1 the structure is unlike the training data)")
     print(f"wrote {path}" + (f"; open {page}" if page is not None else ""))

@@ -119,7 +119,7 @@ def rollout(
     """Go on from a start, one predicted step after another, without forces.
 
     Particles: frame after frame, compared with the truth where the file has it; leaves trajectory.npz, plots of the
-    error and of what physics conserves, an animation and summary.json in the run folder.
+    error and of what physics conserves, an animation, report.html and summary.json in the run folder.
 
     Molecules: strides of a flow map, with a thermostat; the run folder is that of `egnn-md md`, and Ctrl-C and --resume
     work as there.
@@ -160,6 +160,8 @@ def particles(name: str, model: nn.Module, start: str, output: Path, given: dict
     from egnn_md.checkpoint import read_header
     from egnn_md.data import nbody
     from egnn_md.dynamics import particle_rollouts as engine
+    from egnn_md.evaluation.figures import without_failing
+    from egnn_md.report.particles import rollout_page
 
     options: dict[str, Any] = {"frames": 48, "start_frame": 0, "side": "rollout", "systems": None, "substeps": None}
     options |= {key: value for key, value in given.items() if value is not None}
@@ -179,7 +181,10 @@ def particles(name: str, model: nn.Module, start: str, output: Path, given: dict
             options["substeps"],
             progress=progress,
         )
-    summary = engine.write_rollout(made, output)
+    summary = engine.write_rollout(made, output, information={"model": name, "start": Path(start).name})
+    page = output / "report.html"
+    with without_failing(str(page)):
+        rollout_page(output).write(page)
     return Outcome(summary | {"output": str(output)}, lambda: _show(summary, output), options["as_json"])
 
 
@@ -196,4 +201,4 @@ def _show(summary: dict[str, Any], output: Path) -> None:
     title = f"{summary['n_systems']} systems of {summary['n_particles']} particles"
     table(title, ["frame", "median error", "mean error", "constant velocity", "energy change"], rows, numbers=True)
     print("squared errors per component; energy change: median")
-    print(f"wrote {output}")
+    print(f"open {output}/report.html; beside it trajectory.npz, summary.json, errors.png, animation.gif")

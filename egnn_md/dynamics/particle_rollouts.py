@@ -1,7 +1,7 @@
 """Rollouts of particles: a propagator applied again and again to its own predictions.
 
 A run folder holds trajectory.npz (arrays below), summary.json, errors.png and conserved.png, and animation.gif of the
-first system.
+first system; the command line leaves report.html too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from egnn_md.models.propagator import IntegratorPropagator, Particles
 from egnn_md.storage import Hold, refuse_links, write_json, write_npz
 
 FloatArray = NDArray[np.floating[Any]]
-FILES = ("trajectory.npz", "summary.json", "errors.png", "conserved.png", "animation.gif")
+FILES = ("trajectory.npz", "summary.json", "errors.png", "conserved.png", "animation.gif", "report.html")
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,11 @@ def refuse_old_rollout(folder: Path, overwrite: bool) -> None:
         raise RunError(f"{folder} already holds a run: --overwrite replaces it, -o names another")
 
 
-def write_rollout(rollout: Rollout, folder: Path, animate: bool = True) -> dict[str, Any]:
+def write_rollout(
+    rollout: Rollout, folder: Path, animate: bool = True, information: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Write the run folder, each file whole, pictures last; returns the summary. Raises StorageError if another process
-    has the folder or one of the files is a link.
+    has the folder or one of the files is a link. `information` goes into the summary: "model", "start".
     """
     folder.mkdir(parents=True, exist_ok=True)
     predicted, conserved = rollout.predicted, rollout.conserved()
@@ -128,8 +130,10 @@ def write_rollout(rollout: Rollout, folder: Path, animate: bool = True) -> dict[
     with Hold(folder):
         refuse_links(folder / name for name in FILES)
         arrays = {name: getattr(predicted, name) for name in ("frames", "positions", "velocities", "couplings")}
+        arrays |= {"true_frames": rollout.true.frames, "true_positions": rollout.true.positions}
+        arrays |= {} if predicted.charges is None else {"charges": predicted.charges}
         write_npz(folder / "trajectory.npz", {**arrays, **conserved, "squared_errors": errors})
-        summary = summarize(rollout, errors, straight, conserved)
+        summary = summarize(rollout, errors, straight, conserved) | (information or {})
         write_json(folder / "summary.json", summary)
         with without_failing("the pictures of the rollout"):
             _draw(rollout, errors, straight, conserved, folder, animate)

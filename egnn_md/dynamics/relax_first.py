@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from egnn_md.chemistry.elements import symbol
-from egnn_md.chemistry.molecules import bonds
 from egnn_md.chemistry.structures import Structure
 from egnn_md.dynamics.batched_relax import LARGEST, Relaxed, relax_batched
+from egnn_md.dynamics.bond_changes import bond_changes
 from egnn_md.models.potential import Potential
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 COLUMNS: Final = ("relax_steps", "relax_energy_eV")
 """Of a table: steps taken, and the energy since the start."""
-MOST_BONDS: Final = 3
-"""That a flag names."""
 
 
 @dataclass(frozen=True)
@@ -48,29 +48,18 @@ class RelaxFirst:
         """Each one's minimum, in order, or why there is none."""
         from ase import Atoms
 
-        atoms = [Atoms(structure.atomic_numbers, structure.positions) for structure in structures]
-        ends = dict(relax_batched(self.potential, atoms, self.fmax, self.steps))
+        starts = [Atoms(structure.atomic_numbers, structure.positions) for structure in structures]
+        ends = dict(relax_batched(self.potential, starts, self.fmax, self.steps))
         for k, structure in enumerate(structures):
-            yield self._answer(structure, ends[k])
+            yield self._answer(structure, starts[k], ends[k])
 
-    def _answer(self, start: Structure, end: Relaxed) -> AtMinimum | ValueError:
+    def _answer(self, structure: Structure, start: Atoms, end: Relaxed) -> AtMinimum | ValueError:
         if not np.isfinite(end.fmax):
             return ValueError("the potential gave forces that are not finite while it was relaxed")
-        relaxed = replace(start, positions=end.positions)
         problems = [] if end.converged else [f"not converged after {end.steps} steps"]
-        if moved := moved_bonds(start, relaxed):
-            problems.append(f"relaxation changed bonds: {moved}")
+        relaxed = start.copy()
+        relaxed.positions = end.positions
+        if changes := bond_changes(start, relaxed):
+            problems.append(f"relaxation changed bonds: {changes}")
         row = {"relax_steps": end.steps, "relax_energy_eV": end.energy - end.energy_start}
-        return AtMinimum(relaxed, row, "; ".join(problems))
-
-
-def moved_bonds(start: Structure, end: Structure) -> str:
-    """Which bonds one has and the other has not, in words; empty if none."""
-    before, after = (bonds(s.atomic_numbers, s.positions) for s in (start, end))
-    names = [f"{symbol(int(z))}{k}" for k, z in enumerate(start.atomic_numbers)]
-    words = []
-    for word, changed in (("broken", before & ~after), ("formed", after & ~before)):
-        pairs = np.argwhere(np.triu(changed)).tolist()
-        named = " ".join(f"{names[i]}-{names[j]}" for i, j in pairs[:MOST_BONDS])
-        words += [f"{named}{' …' * (len(pairs) > MOST_BONDS)} {word}"] if pairs else []
-    return " and ".join(words)
+        return AtMinimum(replace(structure, positions=end.positions), row, "; ".join(problems))

@@ -39,6 +39,7 @@ from egnn_md.nn.layouts import EdgeList
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.radial import BesselBasis, cutoff_value, distance
 from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, State, VectorLayer, normalised
+from egnn_md.shown import Shown
 
 FORCE_SCALE: Final = 10.0
 """eV/Å: what f_ij is in units of, so that the last layer's weights are of order one."""
@@ -82,7 +83,7 @@ class FlowConfig:
         check_sizes(self)
 
 
-class FlowMap(nn.Module):
+class FlowMap(Shown, nn.Module):
     """Ψ_s of molecules; see the equations at the top of this module.
 
     Momenta are in amu Å per `FS_PER_TIME_UNIT` fs (ase's), positions in Å, masses in amu, sub-steps in fs. Positions

@@ -26,6 +26,7 @@ from egnn_md.models.species import Species, check_elements
 from egnn_md.models.terms import EnergyTerm, NuclearRepulsion, ReferenceEnergies, System, TermResult
 from egnn_md.nn.familiarity import Familiarity
 from egnn_md.nn.ops import segment_sum
+from egnn_md.shown import Shown
 
 """Limits of each size: a damaged or hostile configuration fails before anything is allocated."""
 
@@ -92,7 +93,7 @@ class LocalCall(NamedTuple):
     """(n_atoms,)."""
 
 
-class Potential(nn.Module):
+class Potential(Shown, nn.Module):
     """Energy, forces and stress of a `Graph` whose edges reach at least `config.cutoff`."""
 
     RENAMED: ClassVar[dict[str, str]] = {"readout.": "network.readout."}

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from egnn_md.models.bounds import check_positive, check_sizes
 from egnn_md.nn.egnn import EGNN
+from egnn_md.shown import Shown
 
 UNITS: Final = {"length": "of the data", "time": "of the data"}
 
@@ -56,7 +57,7 @@ class VelocityEGNNConfig:
         check_positive(self, "duration")
 
 
-class VelocityEGNN(nn.Module):
+class VelocityEGNN(Shown, nn.Module):
     """The paper's model: node input |v|, edge inputs the coupling and the squared distance at the start, eq. 7."""
 
     units: Final = UNITS
@@ -155,7 +156,7 @@ class PairAcceleration(nn.Module):
         return acceleration
 
 
-class IntegratorPropagator(nn.Module):
+class IntegratorPropagator(Shown, nn.Module):
     """Velocity Verlet with a learned acceleration: time-reversible, any duration, momentum exactly conserved.
 
     `velocity_lag` is learned too: the time by which the data's velocities are recorded before their positions (half a

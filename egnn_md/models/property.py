@@ -38,6 +38,7 @@ from egnn_md.neighbors import molecules_graph
 from egnn_md.nn.bond_lengths import BondLengths
 from egnn_md.nn.familiarity import Familiarity
 from egnn_md.nn.ops import segment_sum
+from egnn_md.shown import Shown
 
 Network = Literal["vectors", "paper"]
 SIZES: Final = ("hidden_dim", "message_dim", "n_vectors", "n_radial", "n_layers")
@@ -117,7 +118,7 @@ class PropertyPrediction:
     model carries no statistics."""
 
 
-class PropertyModel(nn.Module):
+class PropertyModel(Shown, nn.Module):
     """QM9's properties of isolated molecules; see the top of this module."""
 
     def __init__(self, config: PropertyConfig) -> None:

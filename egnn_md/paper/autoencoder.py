@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from egnn_md.models.bounds import check_sizes
 from egnn_md.nn.egnn import EGNN, one_over_others
 from egnn_md.nn.ops import gather, segment_sum
+from egnn_md.shown import Shown
 
 DECODER_UNIT: Final = 10.0
 """w and b are learned in this unit, so that one learning rate suits all: they have farther to go than other weights."""
@@ -60,7 +61,7 @@ class GraphAutoencoderConfig:
             raise ValueError("soft_edges weigh messages, which a radial field does not have")
 
 
-class GraphAutoencoder(nn.Module):
+class GraphAutoencoder(Shown, nn.Module):
     """Edges with probability σ(w |z_i - z_j|² + b), z the embedding.
 
     A GNN's embedding has no symmetry to keep: as in the authors' code, its decoder has a w for each dimension, of

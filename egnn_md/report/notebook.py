@@ -18,7 +18,8 @@ def view(what: Atoms | Sequence[Atoms] | str | Path, model: Any = None) -> Page:
 
     Parameters
     ----------
-    what: ase's Atoms, several of them, a file that ase reads, a molecule's name, or a run folder of `egnn-md md`.
+    what: ase's Atoms, several of them, a file that ase reads, a molecule's name or a SMILES, or a folder that
+        `egnn-md md`, `rollout` or `distill` left.
     model: a potential (its name, path or itself) by whose extrapolation signal the atoms can be coloured; run folders
         know theirs.
 
@@ -31,9 +32,7 @@ def view(what: Atoms | Sequence[Atoms] | str | Path, model: Any = None) -> Page:
     'ethanol.html'
     """
     if isinstance(what, (str, Path)) and (Path(what) / "summary.json").is_file():
-        from egnn_md.report.runs import run_page
-
-        return run_page(what)
+        return folder_page(Path(what))
     name, frames = _frames(what)
     chosen = [frames[k] for k in thinned(len(frames), max(map(len, frames), default=1))]
     signals = [] if model is None else atom_signals(model, chosen)
@@ -41,6 +40,21 @@ def view(what: Atoms | Sequence[Atoms] | str | Path, model: Any = None) -> Page:
     labels = [f"{k + 1} of {len(chosen)}: {atoms.get_chemical_formula()}" for k, atoms in enumerate(chosen)]
     times = [float(k) for k in range(len(chosen))] if moving else None
     return Page(name, f"{len(frames)} structure{'s' * (len(frames) != 1)}", scene=Scene(chosen, labels, times, signals))
+
+
+def folder_page(folder: Path) -> Page:
+    """The page of what a verb left in a folder. Raises OSError or ValueError if it cannot be read."""
+    if (folder / "distill.json").is_file():
+        from egnn_md.report.distillations import distillation_page
+
+        return distillation_page(folder)
+    if (folder / "trajectory.npz").is_file():
+        from egnn_md.report.particles import rollout_page
+
+        return rollout_page(folder)
+    from egnn_md.report.runs import run_page
+
+    return run_page(folder)
 
 
 def _frames(what: Any) -> tuple[str, list[Atoms]]:

@@ -35,6 +35,27 @@ function xyz(k) {
   return `${s.length}\n\n${rows.join("\n")}\n`;
 }
 
+// Particles: those predicted, with two corners that hold the view still, and the true ones where they are known.
+function points(x) {
+  const rows = Array.from({ length: x.length / 3 }, (_, i) => `He ${x[3 * i]} ${x[3 * i + 1]} ${x[3 * i + 2]}`);
+  return `${rows.length}\n\n${rows.join("\n")}\n`;
+}
+
+function blend(one, other, share) {
+  const parts = (colour) => [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+  const [a, b] = [parts(one), parts(other)];
+  return "#" + a.map((value, i) => Math.round(value + share * (b[i] - value)).toString(16).padStart(2, "0")).join("");
+}
+
+function drawParticles(viewer, frame) {
+  const colorfunc = (atom) => data.colours[atom.index];
+  const all = data.colours.map((_, i) => i);
+  viewer.addModel(points([...frame.x, ...data.reach]), "xyz").setStyle({}, {});
+  viewer.setStyle({ model: 0, index: all }, { sphere: { radius: data.radius, colorfunc } });
+  const pale = (atom) => blend(colorfunc(atom), "#c9ced8", 0.7);
+  if (frame.g) viewer.addModel(points(frame.g), "xyz").setStyle({}, { sphere: { radius: 0.9 * data.radius, colorfunc: pale } });
+}
+
 function box(cell) {
   const corner = (i, j, k) => {
     const at = [0, 1, 2].map((d) => i * cell[0][d] + j * cell[1][d] + k * cell[2][d]);
@@ -61,8 +82,8 @@ function draw() {
   if (viewer === null) return;
   viewer.removeAllModels();
   viewer.removeAllShapes();
-  viewer.addModel(xyz(report.frame), "xyz");
-  viewer.setStyle({}, style(report.frame));
+  if (data.colours) drawParticles(viewer, data.frames[report.frame]);
+  else viewer.addModel(xyz(report.frame), "xyz").setStyle({}, style(report.frame));
   if (data.frames[report.frame].c) box(data.frames[report.frame].c);
   viewer.render();
 }

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from egnn_md.report.scene import Scene
+from egnn_md.report.scene import Particles, Scene
 from egnn_md.storage import write_whole
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -44,7 +44,7 @@ class Page:
     subtitle: str = ""
     tiles: Sequence[tuple[str, str]] = ()
     bad: Sequence[str] = ()
-    scene: Scene | None = None
+    scene: Scene | Particles | None = None
     charts: Sequence[str] = ()
     tables: Sequence[Table] = ()
     notes: Sequence[str] = field(default_factory=tuple)

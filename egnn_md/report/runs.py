@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from egnn_md.chemistry.elements import BOUND, COVALENT_RADII
-from egnn_md.chemistry.molecules import bonds
 from egnn_md.chemistry.units import G_PER_CM3_PER_AMU_PER_A3
+from egnn_md.dynamics.bond_changes import bond_changes, listed
 from egnn_md.dynamics.observers import read_log
 from egnn_md.dynamics.summary import mean_and_error
 from egnn_md.report.charts import histogram, lines
@@ -191,30 +190,12 @@ def _silent_c() -> Iterator[None]:
 
 def bond_table(frames: list[Atoms]) -> Table:
     """Bonds that the last frame has and the first has not, and the other way round."""
-    if len(frames) < 2 or len(frames[0]) > 2000:
+    changes = bond_changes(frames[0], frames[-1]) if len(frames) > 1 else None
+    if changes is None:
         return Table("Bonds", ["", ""], [["compared", "no"]])
-    before, after = bond_pairs(frames[0]), bond_pairs(frames[-1])
-    names = [f"{symbol}{k}" for k, symbol in enumerate(frames[0].symbols)]
-
-    def text(pairs: set[tuple[int, int]]) -> str:
-        shown = [f"{names[i]}–{names[j]}" for i, j in sorted(pairs)][:30]
-        return ", ".join(shown) + (" …" if len(pairs) > 30 else "") or "none"
-
-    rows: list[list[Any]] = [["at the start", len(before)]]
-    rows += [["broken", text(before - after)], ["formed", text(after - before)]]
+    rows: list[list[Any]] = [["at the start", changes.n_start]]
+    rows += [["broken", listed(changes.broken)], ["formed", listed(changes.formed)]]
     return Table("Bonds, at the start and at the end", ["", ""], rows)
-
-
-def bond_pairs(atoms: Atoms) -> set[tuple[int, int]]:
-    """Pairs of atoms that stand as near as bonds do, periodic images included."""
-    from ase.neighborlist import neighbor_list
-
-    if not atoms.pbc.any():
-        pairs = np.argwhere(np.triu(bonds(atoms.numbers, atoms.positions)))
-    else:
-        reach = BOUND * np.array(COVALENT_RADII)[atoms.numbers]
-        pairs = np.stack(neighbor_list("ij", atoms, reach), axis=1)
-    return {(int(i), int(j)) for i, j in pairs if i < j}
 
 
 def _settings_table(summary: dict[str, Any]) -> Table:

@@ -54,6 +54,44 @@ class Scene:
         return {"frames": frames, "moving": self.times is not None}
 
 
+@dataclass(frozen=True)
+class Particles:
+    """Points that move: coloured spheres, and paler ones where they should be, seen where the two part.
+
+    `frames` are (n_particles, n_dim) each, of which the first three dimensions are shown; `true` as many, None where
+    nothing is known; `colours` of each particle as #rrggbb; `labels` and `times` as of a `Scene`.
+    """
+
+    frames: Sequence[Any]
+    true: Sequence[Any]
+    colours: Sequence[str]
+    labels: Sequence[str]
+    times: Sequence[float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        everything = np.concatenate([_in_space(x) for x in (*self.frames, *self.true) if x is not None])
+        low, high = everything.min(0), everything.max(0)
+        frames: list[dict[str, Any]] = []
+        for x, true, label, when in zip(self.frames, self.true, self.labels, self.times, strict=True):
+            entry: dict[str, Any] = {"x": _flat(x), "l": label, "t": when}
+            frames.append(entry if true is None else {**entry, "g": _flat(true)})
+        radius = round(0.025 * float(np.linalg.norm(high - low)), 4)
+        reach = [*_flat(low[None]), *_flat(high[None])]
+        return {"frames": frames, "moving": True, "colours": list(self.colours), "radius": radius, "reach": reach}
+
+
+def _in_space(x: Any) -> Any:
+    """(n, n_dim) -> (n, 3): zeros for what is not there."""
+    x = np.asarray(x, np.float64)[:, :3]
+    return np.pad(x, ((0, 0), (0, 3 - x.shape[1])))
+
+
+def _flat(x: Any) -> list[float]:
+    flat: list[float] = np.round(_in_space(x), 4).ravel().tolist()
+    return flat
+
+
 def _whole(atoms: Atoms) -> Any:
     """Positions about the middle of the structure; as they are where there is a cell."""
     positions = np.asarray(atoms.positions, dtype=np.float64)

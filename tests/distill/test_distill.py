@@ -110,6 +110,10 @@ def test_fine_tuning_ends_at_the_target(capsys: pytest.CaptureFixture[str]) -> N
     assert [found["round"] for found in summary["rounds"]] == [0]
     assert summary["rounds"][0]["force_mae"] < 0.1
     assert list(summary["test"]["by"]["temperature"]) == ["300 K"]
+    page = Path("run/report.html").read_text()
+    assert "Force errors by temperature and molecule" in page
+    assert "of the worst" in page
+    assert f"{summary['test']['force_mae']:.1f} meV/Å" in page
     main(["distill", "--resume", "run"])
     out = capsys.readouterr().out
     assert "meV/Å on unseen frames at 300 K" in out.splitlines()[0]

@@ -333,17 +333,6 @@ def test_structures_are_relaxed_first_and_each_keeps_its_row(
     assert (code, "has no forces to relax with" in err) == (2, True)
 
 
-def test_bonds_that_a_relaxation_moved_are_named() -> None:
-    from egnn_md.chemistry.structures import structure_of
-    from egnn_md.dynamics.relax_first import moved_bonds
-
-    start, end = molecule("CH3OH"), molecule("CH3OH")
-    assert moved_bonds(structure_of(start), structure_of(end)) == ""
-    end.positions[3] += 3.0 * (end.positions[3] - end.positions[1])
-    assert moved_bonds(structure_of(start), structure_of(end)) == "O1-H3 broken"
-    assert moved_bonds(structure_of(end), structure_of(start)) == "O1-H3 formed"
-
-
 def test_a_prediction_that_was_killed_goes_on(
     call: Callable[..., Any], model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
