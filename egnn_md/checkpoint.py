@@ -181,7 +181,8 @@ def _filled(path: Path, header: dict[str, Any]) -> nn.Module:
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file, or is cut off: {error}") from error
     _check_digest(path, header, stored)
-    model.to(precision).load_state_dict({names[name]: value for name, value in stored.items()})
+    given = {names[name]: value for name, value in stored.items()}
+    model.to(precision).load_state_dict({**model.state_dict(), **given})
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise CheckpointError(f"{path} has weights that are not finite: its training diverged")
     return model
@@ -245,7 +246,9 @@ def _checked(path: Path, header: dict[str, Any]) -> tuple[nn.Module, torch.dtype
         raise
     except Exception as error:  # a configuration from anywhere: whatever the model's constructor trips on
         raise CheckpointError(f"{path} has an invalid configuration: {error or type(error).__name__}") from error
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    optional = getattr(model_class, "OPTIONAL", ())
+    state = model.state_dict()
+    expected = {name: tuple(value.shape) for name, value in state.items() if name in found or name not in optional}
     if found != expected:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise CheckpointError(f"{path}: tensors do not fit its configuration: {', '.join(wrong[:5])}")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from egnn_md.chemistry.elements import CLOSEST_PAIR
+from egnn_md.chemistry.elements import CLOSEST_PAIR, MAX_ATOMIC_NUMBER, symbol
 from egnn_md.chemistry.units import EV_PER_A3_PER_BAR
 from egnn_md.compiled.forces import Compile, use_compiled
 from egnn_md.graph import Graph, Prediction
@@ -39,12 +39,14 @@ Model = str | Path | Potential | ModelSource
 
 EXTRAPOLATION_LIMIT: Final = 2.0
 """Warn when an atom's extrapolation signal passes this: 1 is what 99.9 % of the training atoms stay below."""
+LARGEST_ENERGY: Final = 1000.0
+"""eV of one atom beyond its element's reference energy: a hundred times what chemistry has."""
 _ISOLATED: Final = np.zeros(3, dtype=np.bool_)
 _NO_CELL: Final = np.zeros((3, 3))
 
 
 class PredictionError(ValueError):
-    """A potential gave no finite answer for a structure."""
+    """A potential gave no answer for a structure that could be right."""
 
 
 class ExtrapolationWarning(UserWarning):
@@ -146,6 +148,7 @@ class Predictor:
         """Å."""
         self.elements = tuple(sorted(set.intersection(*(set(model.config.elements) for model in self.models))))
         """Atomic numbers that all members know."""
+        self._references = _reference_energies(self.models)
         self.fresh()
 
     def fresh(self) -> None:
@@ -178,7 +181,8 @@ class Predictor:
         pbc (3,). The neighbour list is kept from call to call; the answer depends on the structure alone.
 
         Raises UnsupportedElement, ValueError for positions that are no structure (no atoms, NaN, atoms closer than
-        `closest`) and cells without volume, PredictionError for results that are not finite.
+        `closest`) and cells without volume, PredictionError for results that are not finite, or absurd: an atom with
+        more than `LARGEST_ENERGY` (upwards only where `closest` refuses what would explain it).
         """
         key = atomic_numbers.tobytes()
         if key != self._known:
@@ -188,7 +192,7 @@ class Predictor:
             self._known = key
         graph = self._graphs(positions, atomic_numbers, cell, pbc)
         results = [_result(model(graph, stress=stress), 0) for model in self.models]
-        return self._checked(_committee(results) if self.committee else results[0])
+        return self._checked(_committee(results) if self.committee else results[0], atomic_numbers)
 
     def many(self, structures: Sequence[Geometry], *, stress: bool = False) -> list[Result]:
         """Several structures in one call of the network, each as `__call__` would answer, to round-off."""
@@ -204,19 +208,31 @@ class Predictor:
             prediction = model(graph, stress=stress)
             starts = np.cumsum([0, *(len(structure.atomic_numbers) for structure in structures)])
             of_models.append(_split(prediction, starts))
-        by_structure = zip(*of_models, strict=True)
-        return [self._checked(_committee(list(of)) if self.committee else of[0]) for of in by_structure]
+        by_structure = zip(structures, *of_models, strict=True)
+        return [
+            self._checked(_committee(list(of)) if self.committee else of[0], structure.atomic_numbers)
+            for structure, *of in by_structure
+        ]
 
     def _graph(self, structure: Geometry) -> Graph:
         builder = GraphBuilder(self.cutoff, 0.0, closest=self.closest, device=self.device)
         return builder(structure.positions, structure.atomic_numbers, structure.cell, structure.pbc)
 
-    def _checked(self, result: Result) -> Result:
-        """The result, if it is finite; a warning, once, if the structure is unlike the training data."""
+    def _checked(self, result: Result, atomic_numbers: IntArray) -> Result:
+        """The result, if it is finite and not absurd; a warning, once, if the structure is unlike the training data."""
         if not math.isfinite(result.energy + float(np.vdot(result.forces, result.forces))):
             raise PredictionError(
                 "the potential gave an energy or forces that are not finite for this structure: are its units Å, and "
                 "no atoms upon each other?"
+            )
+        bound = result.energies - self._references[atomic_numbers]
+        lowest, highest = bound.min(), bound.max()
+        if lowest < -LARGEST_ENERGY or (highest > LARGEST_ENERGY and self.closest > 0):
+            worst = int(bound.argmin() if lowest < -LARGEST_ENERGY else bound.argmax())
+            raise PredictionError(
+                f"absurd energy: atom {worst} ({symbol(int(atomic_numbers[worst]))}) has {bound[worst]:.3g} eV beyond "
+                "its reference energy, chemistry some ten: no potential can know such a structure. Are its units Å, "
+                "its cell large enough, its atoms apart?"
             )
         if result.extrapolation > EXTRAPOLATION_LIMIT and not self._warned:
             self._warned = True
@@ -228,6 +244,14 @@ class Predictor:
                 stacklevel=3,
             )
         return result
+
+
+def _reference_energies(models: Sequence[Potential]) -> FloatArray:
+    """Mean over the models of the energy of each element, by atomic number, eV; 0 where none is known."""
+    table = np.zeros(MAX_ATOMIC_NUMBER + 1)
+    for model in models:
+        table[list(model.config.elements)] += np.array(model.config.reference_energies) / len(models)
+    return table
 
 
 def _warn_of_eager_calls(reason: str) -> None:

@@ -26,9 +26,8 @@ from egnn_md.models.species import Species, check_elements
 from egnn_md.models.terms import EnergyTerm, NuclearRepulsion, ReferenceEnergies, System, TermResult
 from egnn_md.nn.familiarity import Familiarity
 from egnn_md.nn.ops import segment_sum
+from egnn_md.nn.valences import Valences, stranger
 from egnn_md.shown import Shown
-
-"""Limits of each size: a damaged or hostile configuration fails before anything is allocated."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,8 @@ class Potential(Shown, nn.Module):
 
     RENAMED: ClassVar[dict[str, str]] = {"readout.": "network.readout."}
     """Beginnings of the names of tensors in older files, and what they are now."""
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("valences.ranges",)
+    """Tensors that older files lack: they stay as they are made."""
 
     def __init__(self, config: PotentialConfig) -> None:
         super().__init__()
@@ -118,6 +119,7 @@ class Potential(Shown, nn.Module):
         )
         self.repulsion = NuclearRepulsion(config.elements, reach=config.repulsion_reach)
         self.familiarity = Familiarity(config.hidden_dim, len(config.elements))
+        self.valences = Valences(config.elements)
         self.terms: list[EnergyTerm] = []
         """Terms beside those of the checkpoint, added by the user; they are not saved."""
         self.compiled: Callable[..., LocalCall] | None = None
@@ -179,7 +181,14 @@ class Potential(Shown, nn.Module):
         """`force_call`, and what atoms get of it."""
         energies, gradient, features = self.force_call(vectors, species, edge_index)
         forces = forces_from_edges(gradient, edge_index, species.shape[0])
-        return LocalCall(energies, gradient, forces, self.familiarity(features.detach(), species))
+        return LocalCall(energies, gradient, forces, self.extrapolation(features, vectors, edge_index, species))
+
+    def extrapolation(self, features: Tensor, vectors: Tensor, edge_index: Tensor, species: Tensor) -> Tensor:
+        """How unlike the training data each atom is, (n_atoms,): by its final features, or by its bonds if these are
+        stranger.
+        """
+        unfamiliar = self.familiarity(features.detach(), species)
+        return stranger(unfamiliar, self.valences(vectors.detach(), edge_index, species))
 
     def force_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> ForceCall:
         """The terms of the checkpoint: a function of tensors alone, which can be traced, and differentiated by the

@@ -219,10 +219,14 @@ def fit_familiarity(model: Potential, frames: Frames, n_frames: int = STATISTICS
     chosen = np.random.default_rng(0).permutation(len(frames))[:n_frames]
     sample = frames.select(np.sort(chosen))
     batches = FrameBatches(sample, EdgeTable.build(sample, model.config.cutoff), model.dtype)
-    features, species = [], []
+    features, sums, species = [], [], []
     for start in range(0, len(sample), 64):
         graph = batches[list(range(start, min(start + 64, len(sample))))].graph
         species.append(model.species(graph.atomic_numbers))
         vectors = graph.edge_vectors().to(model.dtype)
         features.append(model.force_call(vectors, species[-1], graph.edge_index).features)
+        bonds = model.valences.sums(vectors, graph.edge_index, species[-1])
+        free = torch.bincount(graph.batch)[graph.batch] == 1  # an atom that is the zero of energy, no surroundings
+        sums.append(bonds.masked_fill(free, torch.nan))
     model.familiarity.fit(torch.cat(features), torch.cat(species))
+    model.valences.fit(torch.cat(sums), torch.cat(species))

@@ -1,0 +1,70 @@
+"""A sign of broken chemistry: atoms whose bonds do not add up to a valence that their element has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from egnn_md.chemistry.elements import COVALENT_RADII, VALENCES
+from egnn_md.nn.constants import WithConstants
+from egnn_md.nn.ops import segment_sum
+
+DECAY: Final = 0.3
+"""Å, b in Pauling's bond order exp((r_i + r_j - d)/b) of two atoms with covalent radii r_i and r_j, at distance d."""
+LEAST: Final = 1e-3
+"""Of a sum of bond orders: an atom alone has this one."""
+OUTLIERS: Final = 1e-3
+"""Fraction of the training atoms of an element that may lie below its range, and as many above it."""
+TOLERANCE: Final = 0.045
+"""Beyond the range, in the logarithm of the sum, that counts as 1. A methyl radical is at 2, the limit of warnings."""
+
+
+class Valences(WithConstants):
+    """How far the sum of an atom's bond orders lies outside the range that is known of its element.
+
+    Bond orders (Pauling, J. Am. Chem. Soc. 1947, 69, 542) decay so fast that their sum counts bonds: 4 for carbon, be
+    they single or double, 2 for oxygen; 0 for an atom alone. Below 0 the sum lies inside the range. The ranges are
+    those of `VALENCES`, widened by the training data (`fit`); of an element that neither knows, the answer is NaN.
+    """
+
+    def __init__(self, elements: Sequence[int]) -> None:
+        super().__init__()
+        radii = torch.tensor([COVALENT_RADII[z] for z in elements], dtype=torch.float64)
+        self.constant("weight", torch.exp(radii / DECAY))
+        self.weight: Tensor
+        ranges = torch.tensor([VALENCES.get(z, (math.nan, math.nan)) for z in elements], dtype=torch.float64).log()
+        self.register_buffer("ranges", ranges.to(torch.get_default_dtype()))
+        self.ranges: Tensor
+        """Logarithms of the smallest and the largest sum of each element, (n_elements, 2)."""
+
+    def forward(self, vectors: Tensor, edge_index: Tensor, species: Tensor) -> Tensor:
+        """r_ij (n_edges, 3) Å, edge_index (2, n_edges), species (n_atoms,) -> (n_atoms,)."""
+        sums = self.sums(vectors, edge_index, species)
+        low, high = self.ranges.index_select(0, species).unbind(-1)
+        return torch.maximum(low - sums, sums - high) * (1.0 / TOLERANCE)
+
+    def sums(self, vectors: Tensor, edge_index: Tensor, species: Tensor) -> Tensor:
+        """The logarithm of the sum of each atom's bond orders, (n_atoms,)."""
+        weight = self.weight.index_select(0, species)
+        orders = torch.exp(torch.linalg.vector_norm(vectors, dim=-1) * (-1.0 / DECAY))
+        orders = orders * weight.index_select(0, edge_index[1])
+        return (segment_sum(orders, edge_index[0], species.shape[0]) * weight).clamp(min=LEAST).log()
+
+    @torch.no_grad()
+    def fit(self, sums: Tensor, species: Tensor) -> None:
+        """Widen the ranges to hold the `sums` (NaN for none) of a sample of training atoms, but for `OUTLIERS`."""
+        sums, species = sums[~sums.isnan()].double(), species[~sums.isnan()]
+        for s in torch.unique(species).tolist():
+            of_element = sums[species == s][:1_000_000]
+            low, high = torch.quantile(of_element, of_element.new_tensor([OUTLIERS, 1.0 - OUTLIERS])).to(self.ranges)
+            self.ranges[s, 0] = torch.fmin(self.ranges[s, 0], low)
+            self.ranges[s, 1] = torch.fmax(self.ranges[s, 1], high)
+
+
+def stranger(unfamiliar: Tensor, strain: Tensor) -> Tensor:
+    """The larger of two signals, (n_atoms,) each: NaN where the first is not known and the second lies in its range."""
+    return torch.where(strain > unfamiliar.nan_to_num(0.0), strain, unfamiliar)
