@@ -13,6 +13,7 @@ from egnn_md.chemistry.elements import UnsupportedElement
 from egnn_md.compiled.forces import use_compiled
 from egnn_md.dynamics.batched import Batch, State, Thermostat, run
 from egnn_md.dynamics.batched_relax import LARGEST, relax_batched
+from egnn_md.dynamics.relax import no_chemistry
 from egnn_md.dynamics.settings import MDSettings, SettingsError
 from egnn_md.dynamics.starting_structures import StructureError, check_structure
 from egnn_md.jobs.chunks import Answer, Emit
@@ -84,6 +85,9 @@ class RelaxWorker:
                 row: dict[str, Any] = {name: getattr(end, name) for name in self.columns}
                 if not np.isfinite(end.fmax):
                     emit(index, Answer.failed("the potential gave forces that are not finite", **row))
+                    continue
+                if reason := no_chemistry(end.extrapolation):
+                    emit(index, Answer.failed(reason, **row))
                     continue
                 relaxed = _with_results(atoms, end.positions, end.energy, None)
                 emit(index, Answer((relaxed,), row | {"status": "ok" if end.converged else "not converged"}))

@@ -19,6 +19,8 @@ Optimizer = Literal["auto", "bfgs", "lbfgs", "fire"]
 OPTIMIZERS: Final[tuple[str, ...]] = get_args(Optimizer)
 BFGS_ATOMS: Final = 150
 """Up to this many atoms "auto" takes bfgs, which diagonalises a 3n x 3n matrix each step; lbfgs above."""
+BROKEN: Final = 10.0
+"""Of the extrapolation signal (1 is what training data stays below, 2 is warned of): no minimum of chemistry has it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def relax(
 
     `relax_cell` lets the cell change too, its strain derivative per atom counted among the forces; the structure must
     be periodic in three directions. `progress` is called with the step, the energy and the largest force. Raises
-    SettingsError for bad options, StructureError if the calculator refuses the structure.
+    SettingsError for bad options, StructureError if the calculator refuses the structure, or if the end is none that
+    chemistry has.
     """
     if not 0 < fmax < np.inf or steps < 0:
         raise SettingsError(f"fmax must be above 0 eV/Å and steps not negative, not {fmax} and {steps}")
@@ -64,6 +67,8 @@ def relax(
     except refusals() as error:
         raise StructureError(str(error)) from error
     extrapolation = atoms.calc.results.get("extrapolation")
+    if extrapolation is not None and (reason := no_chemistry(float(extrapolation))):
+        raise StructureError(reason)
     return Relaxation(
         converged=converged,
         steps=done,
@@ -71,6 +76,17 @@ def relax(
         energy=float(atoms.get_potential_energy()),
         fmax=_largest(target),
         extrapolation=None if extrapolation is None or np.isnan(extrapolation) else float(extrapolation),
+    )
+
+
+def no_chemistry(extrapolation: float) -> str:
+    """Why a relaxation that ends with this signal is no result; empty if it can be one."""
+    if not extrapolation > BROKEN:
+        return ""
+    return (
+        f"the relaxation came to a structure that no chemistry has (extrapolation {extrapolation:.0f}; 1 is like the "
+        "training data): bonds are broken, atoms alone or crowded. The start is too far from any minimum: are its "
+        "units Å, its hydrogens there, its atoms apart?"
     )
 
 

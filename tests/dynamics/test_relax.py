@@ -63,3 +63,27 @@ def test_bad_options_and_structures() -> None:
     atoms.calc = Wells(atoms.positions[:2], 1.0)
     with pytest.raises(StructureError):
         relax(atoms)
+
+
+@pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
+def test_what_no_chemistry_has_is_no_result() -> None:
+    from egnn_md.calculators import EGNNCalculator
+    from egnn_md.dynamics.many import ModelSpec, RelaxWorker
+
+    apart = molecule("CH3OH")
+    apart.positions *= 1.8897  # given in Bohr
+    near = molecule("CH3OH")
+    near.rattle(0.1, seed=0)
+    for atoms, broken in ((apart, True), (near, False)):
+        atoms.calc = EGNNCalculator("organic-xtb")
+        if broken:
+            with pytest.raises(StructureError, match="that no chemistry has"):
+                relax(atoms, fmax=0.05, steps=3)
+        else:
+            assert relax(atoms, fmax=0.05).converged
+    answers = {}
+    apart = molecule("CH3OH")
+    apart.positions *= 1.8897
+    RelaxWorker(ModelSpec("organic-xtb"), 0.05, 3).open()([(0, apart), (1, near)], answers.__setitem__)
+    assert "no chemistry" in answers[0].row["reason"]
+    assert answers[1].row["status"] == "ok"
