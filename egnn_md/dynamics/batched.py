@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
@@ -61,11 +63,11 @@ class Batch:
         self.n_structures = len(structures)
         self.n_atoms = torch.tensor([len(atoms) for atoms in structures], device=device)
         self.batch = torch.repeat_interleave(torch.arange(self.n_structures, device=device), self.n_atoms)
-        self.atomic_numbers = _joined([atoms.numbers for atoms in structures], torch.int64, device)
-        self.positions = _joined([atoms.positions for atoms in structures], torch.float64, device)
-        self.masses = _joined([atoms.get_masses() for atoms in structures], torch.float64, device).unsqueeze(-1)
-        self.cell = torch.stack([torch.tensor(atoms.cell.array) for atoms in structures]).to(device)
-        self.pbc = torch.stack([torch.tensor(atoms.pbc) for atoms in structures]).to(device)
+        self.atomic_numbers = _tensor(np.concatenate([atoms.numbers for atoms in structures]), device)
+        self.positions = _tensor(np.concatenate([atoms.positions for atoms in structures]), device)
+        self.masses = _tensor(np.concatenate([atoms.get_masses() for atoms in structures]), device).unsqueeze(-1)
+        self.cell = _tensor(np.stack([atoms.cell.array for atoms in structures]), device)
+        self.pbc = _tensor(np.stack([atoms.pbc for atoms in structures]), device)
         model.check_elements(self.atomic_numbers)
 
     def graph(self, positions: Tensor) -> Graph:
@@ -114,8 +116,9 @@ class Batch:
         return 2.0 * self.kinetic_energy(state) / ((3 * self.n_atoms - fixed).clamp(min=1) * BOLTZMANN)
 
 
-def _joined(arrays: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.cat([torch.as_tensor(array, dtype=dtype) for array in arrays]).to(device)
+def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
+    wide = {"f": np.float64, "i": np.int64, "b": np.bool_}[array.dtype.kind]
+    return torch.from_numpy(array.astype(wide, copy=False)).to(device)
 
 
 @dataclass(frozen=True)

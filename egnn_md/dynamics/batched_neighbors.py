@@ -6,8 +6,7 @@ Small isolated molecules keep all their pairs and never need a new list. Lengths
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -17,6 +16,9 @@ from egnn_md.neighbors.lists import ALL_PAIRS_ATOMS, neighbor_list
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+FEW_PAIRS: Final = 40_000
+"""Of isolated molecules of any size: filtering so many is less work than finding which are near."""
 
 
 class BatchedNeighbors:
@@ -31,8 +33,10 @@ class BatchedNeighbors:
         self.cells = [(np.array(atoms.cell.array), np.array(atoms.pbc)) for atoms in structures]
         self.starts = np.concatenate([[0], np.cumsum([len(atoms) for atoms in structures])]).astype(np.int64)
         self.periodic = any(pbc.any() for _, pbc in self.cells)
-        self.has_every_pair = not self.periodic and np.diff(self.starts).max(initial=0) <= ALL_PAIRS_ATOMS
-        counts = torch.from_numpy(np.diff(self.starts)).to(device)
+        sizes = np.diff(self.starts)
+        few = sizes.max(initial=0) <= ALL_PAIRS_ATOMS or np.square(sizes).sum() <= FEW_PAIRS
+        self.has_every_pair = not self.periodic and few
+        counts = torch.from_numpy(sizes).to(device)
         self.owner = torch.repeat_interleave(torch.arange(len(structures), device=device), counts)
         self.lists: list[tuple[Tensor, Tensor | None]] = []
         self.reference = torch.empty(0)
@@ -40,15 +44,15 @@ class BatchedNeighbors:
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
         """positions (n_atoms, 3). The same tensors come back as long as they hold."""
-        if not self.lists:
-            if self.has_every_pair:
-                self.lists = [_every_pair(first, last) for first, last in pairwise(self.starts.tolist())]
-            else:
-                self.lists = [(torch.empty(0), None)] * len(self.cells)
-                self.reference = torch.full_like(positions, torch.nan)
-                self._renew(positions, range(len(self.cells)))
+        if self.has_every_pair:
+            if self.joined[0].dim() != 2:
+                self.joined = self._every_pair(), None
+        elif not self.lists:
+            self.lists = [(torch.empty(0), None)] * len(self.cells)
+            self.reference = torch.full_like(positions, torch.nan)
+            self._renew(positions, range(len(self.cells)))
             self._join()
-        elif not self.has_every_pair:
+        else:
             moved = (positions - self.reference).square().sum(1)
             gone = sorted(set(self.owner[~(moved <= self.allowed)].tolist()))
             if gone:
@@ -75,8 +79,12 @@ class BatchedNeighbors:
         index = torch.cat([edges for edges, _ in self.lists], 1).to(self.device)
         self.joined = index, torch.cat(shifts).to(self.device) if shifts else None
 
-
-def _every_pair(first: int, last: int) -> tuple[Tensor, None]:
-    """Each pair of the atoms `first` to `last` - 1, from both ends."""
-    pairs = (~torch.eye(last - first, dtype=torch.bool)).nonzero().T
-    return first + pairs, None
+    def _every_pair(self) -> Tensor:
+        """Each pair of the atoms of a structure, from both ends."""
+        starts = torch.from_numpy(self.starts).to(self.device)
+        sizes = starts.diff()
+        there = torch.arange(int(sizes.max()), device=self.device) < sizes[:, None]
+        pairs = there[:, :, None] & there[:, None]
+        pairs.diagonal(dim1=1, dim2=2).fill_(False)
+        structure, i, j = pairs.nonzero(as_tuple=True)
+        return starts[structure] + torch.stack([i, j])

@@ -1,8 +1,8 @@
 """Relaxation of many structures as one batch: quasi-Newton, each with its own Hessian, trust radius and end.
 
-BFGS updates of the inverse Hessian, which begins as that of springs along bonds, across angles and over torsions: a
-third of the steps that a multiple of the unit matrix needs. What has arrived leaves the batch and others take its
-place. Lengths in Å, energies in eV.
+BFGS updates of the inverse Hessian, which begins as a guess from the geometry (`model_hessian.py`): far fewer steps
+than a multiple of the unit matrix needs. What has arrived leaves the batch and others take its place. Lengths in Å,
+energies in eV.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egnn_md.chemistry.elements import BOUND, COVALENT_RADII
+from egnn_md.chemistry.elements import COVALENT_RADII
 from egnn_md.dynamics.batched import Batch
+from egnn_md.dynamics.model_hessian import model_hessian
 from egnn_md.models.potential import Potential
 
 if TYPE_CHECKING:
@@ -27,16 +28,15 @@ LARGEST: Final = 150
 """Atoms: the dense Hessian of more costs more than it saves, and one call on them is no overhead; see `relax.py`."""
 PAIRS_AT_ONCE: Final = 16_000
 """Of a batch, padded to its largest structure."""
-SPRINGS: Final = (40.0, 5.0, 0.5)
-"""eV/Å², between atoms one, two and three bonds apart."""
-FLOOR: Final = 2.5
-"""eV/Å², added for all that no spring holds."""
 FIRST_TRUST, LONGEST_MOVE, SHORTEST_MOVE = 0.15, 0.3, 0.002
 """Å, of one atom in one step."""
 STEEP: Final = 70.0
 """eV/Å²: along the forces, where the Hessian leads uphill."""
-REFILL: Final = 0.125
+REFILL: Final = 0.05
 """Of the batch: so many that have arrived make room for others."""
+GUESSED_AGAIN: Final = 3
+"""Steps after which the Hessian is a new guess."""
+_RADII: Final = torch.tensor(COVALENT_RADII, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -65,81 +65,92 @@ def relax_batched(
 
     Structures of at most `LARGEST` atoms; cells stay as they are. Raises UnsupportedElement.
     """
-    waiting = sorted(range(len(structures)), key=lambda k: -len(structures[k]))
-    if not waiting:
-        return
-    largest = len(structures[waiting[0]])
-    at_once = max(1, PAIRS_AT_ONCE // largest**2)
-    moving = _Moving(model, largest)
-    told: set[int] = set()
+    waiting = sorted(range(len(structures)), key=lambda k: len(structures[k]))  # taken from the end
+    moving = _Moving(model)
     while True:
-        done = moving.ended(fmax, steps)
-        for row in np.flatnonzero(done).tolist():
-            if moving.places[row] not in told:
-                told.add(moving.places[row])
-                yield moving.places[row], moving.result(row, fmax)
-        if done.all() and not waiting:
+        ended = moving.ended(fmax, steps)
+        for row in ended.nonzero().squeeze(1).tolist():
+            yield moving.places[row], moving.result(row, fmax)
+        moving.going &= ~ended
+        if int((~moving.going).sum()) >= REFILL * len(moving.going):
+            moving.keep_going()
+            moving.take(structures, waiting)
+        if not moving.structures:
             return
-        if done.all() or done.sum() >= at_once * REFILL:
-            moving.keep(~done)
-            room = at_once - len(moving.places)
-            moving.add([structures[k] for k in waiting[:room]], waiting[:room])
-            waiting = waiting[room:]
-            done = moving.ended(fmax, steps)
-        moving.step(torch.from_numpy(~done))
+        moving.step()
 
 
 class _Moving:
-    """The structures under way. Arrays have a row for each, padded to `largest` atoms."""
+    """The structures under way. Tensors have a row for each, padded to `largest` atoms."""
 
-    def __init__(self, model: Potential, largest: int) -> None:
-        self.model, self.largest = model, largest
+    def __init__(self, model: Potential) -> None:
+        self.model, self.largest = model, 1
         self.structures: list[Atoms] = []
         self.places: list[int] = []
-        self.steps = np.zeros(0, np.int64)
-        zeros = torch.zeros(0, dtype=torch.float64)
-        self.rows = {
-            "x": zeros.reshape(0, 3 * largest),
-            "forces": zeros.reshape(0, 3 * largest),
-            "inverse": zeros.reshape(0, 3 * largest, 3 * largest),
-            "energy": zeros,
-            "energy_start": zeros,
-            "trust": zeros,
-            "extrapolation": zeros,
+        self.going = torch.zeros(0, dtype=torch.bool)
+        """Those that have not ended."""
+        self.rows = self._begin([])
+
+    def keep_going(self) -> None:
+        """Leave behind those that have ended."""
+        kept = self.going.nonzero().squeeze(1)
+        self.structures = [self.structures[k] for k in kept.tolist()]
+        self.places = [self.places[k] for k in kept.tolist()]
+        self.rows = {name: values[kept] for name, values in self.rows.items()}
+        self.going = self.going[kept]
+
+    def take(self, structures: Sequence[Atoms], waiting: list[int]) -> None:
+        """Take up as many from the end of `waiting` as there is room for, the largest first."""
+        sizes = [len(atoms) for atoms in self.structures] + [len(structures[k]) for k in waiting[-1:]]
+        self.largest = max(sizes, default=1)
+        n = 3 * self.largest
+        self.rows |= {name: self.rows[name][:, :n] for name in ("x", "forces")}
+        self.rows["inverse"] = self.rows["inverse"][:, :n, :n]
+        room = max(1, PAIRS_AT_ONCE // self.largest**2) - len(self.structures)
+        places = [waiting.pop() for _ in range(min(room, len(waiting)))]
+        fresh = [structures[k] for k in places]
+        self.structures, self.places = self.structures + fresh, self.places + places
+        if not self.structures:
+            return
+        self.batch = Batch(self.model, self.structures)
+        self.there = torch.arange(self.largest) < self.batch.n_atoms.cpu()[:, None]
+        begun = self._begin(fresh)
+        kept = self.rows if len(self.going) else {name: values[:0] for name, values in begun.items()}
+        self.rows = {name: torch.cat([kept[name], values]) for name, values in begun.items()}
+        self.going = torch.cat([self.going, torch.ones(len(fresh), dtype=torch.bool)])
+
+    def _begin(self, fresh: Sequence[Atoms]) -> dict[str, Tensor]:
+        """Rows at rest, whose first step goes nowhere and finds their energies and forces."""
+        n_rows, n = len(fresh), 3 * self.largest
+        numbers = torch.full((n_rows,), torch.nan, dtype=torch.float64)
+        x = torch.zeros(n_rows, n, dtype=torch.float64)
+        for row, atoms in enumerate(fresh):
+            x[row, : 3 * len(atoms)] = torch.from_numpy(atoms.positions).flatten()
+        return {
+            "x": x,
+            "forces": torch.zeros_like(x),
+            "inverse": self._guess(x, fresh) if fresh else torch.zeros(0, n, n, dtype=torch.float64),
+            "energy": torch.full_like(numbers, torch.inf),
+            "energy_start": numbers,
+            "extrapolation": numbers,
+            "trust": torch.full_like(numbers, FIRST_TRUST),
+            "steps": torch.full((n_rows,), -1),
         }
 
-    def keep(self, which: NDArray[np.bool_]) -> None:
-        """Leave the others behind."""
-        kept = np.flatnonzero(which)
-        self.structures = [self.structures[k] for k in kept]
-        self.places = [self.places[k] for k in kept]
-        self.steps = self.steps[kept]
-        self.rows = {name: values[torch.from_numpy(kept)] for name, values in self.rows.items()}
-        self._prepare()
+    def _guess(self, x: Tensor, structures: Sequence[Atoms]) -> Tensor:
+        """Inverse Hessians at x."""
+        places = x.reshape(len(x), self.largest, 3)
+        vectors, radii = places[:, :, None] - places[:, None], torch.zeros(places.shape[:2], dtype=x.dtype)
+        for row, atoms in enumerate(structures):
+            n = len(atoms)
+            radii[row, :n] = _RADII[torch.from_numpy(atoms.numbers)]
+            if atoms.pbc.any():
+                from ase.geometry import find_mic
 
-    def add(self, structures: list[Atoms], places: list[int]) -> None:
-        """Take these up at their positions."""
-        if not structures:
-            return
-        fresh = _Moving(self.model, self.largest)
-        fresh.structures, fresh.places, fresh.steps = structures, places, np.zeros(len(places), np.int64)
-        fresh._prepare()
-        x = torch.zeros(len(places), self.largest, 3, dtype=torch.float64)
-        x[fresh.there] = fresh.batch.positions.cpu()
-        inverse = torch.stack([torch.from_numpy(_stiffness(atoms, self.largest)) for atoms in structures]).inverse()
-        energy, forces, extrapolation = fresh._evaluate(x.flatten(1))
-        trust = torch.full_like(energy, FIRST_TRUST)
-        values = (x.flatten(1), forces, inverse, energy, energy, trust, extrapolation)
-        for name, new in zip(self.rows, values, strict=True):
-            self.rows[name] = torch.cat([self.rows[name], new])
-        self.structures, self.places = self.structures + structures, self.places + places
-        self.steps = np.concatenate([self.steps, fresh.steps])
-        self._prepare()
-
-    def _prepare(self) -> None:
-        if self.structures:
-            self.batch = Batch(self.model, self.structures)
-            self.there = torch.arange(self.largest) < self.batch.n_atoms.cpu()[:, None]
+                flat, _ = find_mic(vectors[row, :n, :n].reshape(-1, 3).numpy(), atoms.cell, atoms.pbc)
+                vectors[row, :n, :n] = torch.from_numpy(flat).reshape(n, n, 3)
+        inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(model_hessian(vectors, radii, radii > 0)))
+        return inverse
 
     def _evaluate(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Energy, forces as x, extrapolation."""
@@ -148,14 +159,14 @@ class _Moving:
         forces[self.there] = found.forces.cpu()
         return found.energy.cpu(), forces.flatten(1), found.extrapolation.cpu()
 
-    def step(self, going: Tensor) -> None:
-        """Move those that are `going` (n_rows,) by one step, and update their Hessians and trust radii."""
-        rows, active = self.rows, going.double()
-        move = torch.einsum("nij,nj->ni", rows["inverse"], rows["forces"])
+    def step(self) -> None:
+        """Move those that are going by one step, and update their Hessians and trust radii."""
+        rows, going = self.rows, self.going
+        move = torch.bmm(rows["inverse"], rows["forces"][..., None]).squeeze(2)
         uphill = (move * rows["forces"]).sum(1) <= 0
         move = torch.where(uphill[:, None], rows["forces"] / STEEP, move)
         longest = _longest(move)
-        move *= (active * torch.clamp(rows["trust"] / longest.clamp(min=1e-12), max=1.0))[:, None]
+        move *= (going * torch.clamp(rows["trust"] / longest.clamp(min=1e-12), max=1.0))[:, None]
         expected = -(move * rows["forces"]).sum(1)
         x = rows["x"] + move
         energy, forces, extrapolation = self._evaluate(x)
@@ -165,21 +176,33 @@ class _Moving:
         trust = torch.where(worse, 0.5 * torch.minimum(rows["trust"], longest), rows["trust"])
         trust = torch.where(~worse & limited, 1.5 * trust, trust)
         rows["trust"] = torch.where(going, trust.clamp(SHORTEST_MOVE, LONGEST_MOVE), rows["trust"])
+        rows["energy_start"] = torch.where(rows["steps"] < 0, energy, rows["energy_start"])
         rows |= {"x": x, "energy": energy, "forces": forces, "extrapolation": extrapolation}
-        self.steps += going.numpy()
+        rows["steps"] = rows["steps"] + going
+        self._guess_again()
 
-    def ended(self, fmax: float, steps: int) -> NDArray[np.bool_]:
-        """(n_rows,): arrived, at the last step, or with forces that are no numbers."""
-        force = _longest(self.rows["forces"]).numpy()
-        return ~(force > fmax) | (self.steps >= steps)
+    def _guess_again(self) -> None:
+        """Where the first steps have mended bonds, what they taught of the old ones is worth less than a new guess."""
+        mended = (
+            (self.going & (self.rows["steps"] == GUESSED_AGAIN) & self.rows["x"].isfinite().all(1)).nonzero().squeeze(1)
+        )
+        if len(mended):
+            self.rows["inverse"][mended] = self._guess(
+                self.rows["x"][mended], [self.structures[k] for k in mended.tolist()]
+            )
+
+    def ended(self, fmax: float, steps: int) -> Tensor:
+        """(n_rows,) of those that were going: arrived, at the last step, or with forces that are no numbers."""
+        known = self.going & (self.rows["steps"] >= 0)
+        return known & (~(_longest(self.rows["forces"]) > fmax) | (self.rows["steps"] >= steps))
 
     def result(self, row: int, fmax: float) -> Relaxed:
         rows, n = self.rows, len(self.structures[row])
         force = float(_longest(rows["forces"][row : row + 1])[0])
         return Relaxed(
-            positions=rows["x"][row].reshape(-1, 3)[:n].numpy().copy(),
+            positions=rows["x"][row, : 3 * n].reshape(n, 3).numpy().copy(),
             converged=force <= fmax,
-            steps=int(self.steps[row]),
+            steps=int(rows["steps"][row]),
             energy_start=float(rows["energy_start"][row]),
             energy=float(rows["energy"][row]),
             fmax=force,
@@ -200,27 +223,7 @@ def _update(inverse: Tensor, step: Tensor, change: Tensor) -> None:
     good &= along > 0
     share = torch.where(good, 1.0 / along.clamp(min=1e-300), 0.0)
     step, change = step * good[:, None], torch.where(good[:, None], change, 0.0)
-    bent = torch.einsum("nij,nj->ni", inverse, change)
+    bent = torch.bmm(inverse, change[..., None]).squeeze(2)
     weight = share * (1.0 + (change * bent).sum(1) * share)
-    both = share[:, None, None] * torch.einsum("ni,nj->nij", bent, step)
-    inverse += weight[:, None, None] * torch.einsum("ni,nj->nij", step, step) - both - both.mT
-
-
-def _stiffness(atoms: Atoms, largest: int) -> NDArray[np.float64]:
-    """Hessian (3 largest, 3 largest), eV/Å²: `SPRINGS` by the number of bonds between two atoms, `FLOOR` for all."""
-    n, x = len(atoms), atoms.positions
-    vectors = x[:, None] - x if not atoms.pbc.any() else atoms.get_all_distances(mic=True, vector=True)
-    distances = np.linalg.norm(vectors, axis=-1) + np.eye(n)
-    radii = np.array(COVALENT_RADII)[atoms.numbers]
-    bonds = (distances < BOUND * (radii[:, None] + radii)) & ~np.eye(n, dtype=bool)
-    springs, reached, front = np.zeros((n, n)), np.eye(n, dtype=bool), np.eye(n, dtype=bool)
-    for stiffness in SPRINGS:
-        front = (front.astype(np.float64) @ bonds > 0) & ~reached
-        reached |= front
-        springs[front] = stiffness
-    unit = vectors / distances[..., None]
-    blocks = -springs[..., None, None] * unit[..., :, None] * unit[..., None, :]
-    blocks[np.arange(n), np.arange(n)] = -blocks.sum(1)
-    hessian = FLOOR * np.eye(3 * largest)
-    hessian[: 3 * n, : 3 * n] += blocks.transpose(0, 2, 1, 3).reshape(3 * n, 3 * n)
-    return hessian
+    with_step, with_bent = weight[:, None] * step - share[:, None] * bent, -share[:, None] * step
+    inverse.baddbmm_(torch.stack([step, bent], 2), torch.stack([with_step, with_bent], 1))

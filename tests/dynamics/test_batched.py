@@ -129,19 +129,19 @@ def test_a_batch_relaxes_to_the_minima_of_ase(rattled: list[Atoms], monkeypatch:
     monkeypatch.setattr("egnn_md.dynamics.batched_relax.PAIRS_AT_ONCE", 3 * 12**2)
     ends = dict(relax_batched(load("organic-xtb", dtype=torch.float64), rattled, fmax=1e-3))
     assert sorted(ends) == list(range(len(rattled)))
-    calculator = EGNNCalculator("organic-xtb")
+    calculator, steps = EGNNCalculator("organic-xtb"), 0
     for k, start in enumerate(rattled):
         atoms, end = start.copy(), ends[k]
         atoms.calc = calculator
         assert end.energy_start == pytest.approx(atoms.get_potential_energy(), abs=1e-8)
-        steps = relax(atoms, fmax=1e-3).steps
+        steps += relax(atoms, fmax=1e-3).steps
         assert end.converged
         assert end.fmax <= 1e-3
         assert end.energy == pytest.approx(atoms.get_potential_energy(), abs=2e-5)
         moved = start.copy()
         moved.positions = end.positions
         np.testing.assert_allclose(moved.get_all_distances(), atoms.get_all_distances(), atol=0.01)
-        assert end.steps <= steps
+    assert sum(end.steps for end in ends.values()) < 0.6 * steps
     few = dict(relax_batched(load("organic-xtb", dtype=torch.float64), rattled, fmax=1e-3, steps=2))
     assert not any(end.converged for end in few.values())
     assert {end.steps for end in few.values()} == {2}
