@@ -102,7 +102,7 @@ def test_rollout_leaves_a_run_folder(call: Call, data: str, model: str) -> None:
 
 def test_rollout_beyond_the_known_frames(call: Call, data: str, model: str) -> None:
     """From frame 30 of the test side the file knows no frame 31: no error there, but a trajectory."""
-    words = ("--side", "test", "--start-frame", 30, "--systems", 2)
+    words = ("--split", "test", "--start-frame", 30, "--systems", 2)
     summary = object_of(call("rollout", model, data, *words, "--frames", 3, "-o", "run", "--json")[1])
     assert summary["frames"] == [30, 31, 32, 33]
     assert (summary["compared_frames"], summary["median_se"]) == ([30], [0.0])
@@ -112,7 +112,7 @@ def test_rollout_beyond_the_known_frames(call: Call, data: str, model: str) -> N
 
 def test_rollout_is_compared_with_every_frame_that_the_file_has(call: Call, data: str, model: str) -> None:
     """Frames 30 and 40 of the test side, and nothing between."""
-    words = ("--side", "test", "--start-frame", 30, "--frames", 12, "-o", "run")
+    words = ("--split", "test", "--start-frame", 30, "--frames", 12, "-o", "run")
     _, out, _ = call("rollout", model, data, *words)
     assert re.search(r"^\W*40 ", out, re.MULTILINE), out
     summary = object_of(call("rollout", model, data, *words, "--overwrite", "--json")[1])
@@ -124,8 +124,8 @@ def test_rollout_is_compared_with_every_frame_that_the_file_has(call: Call, data
 
 MISTAKES = [
     ("rollout MODEL nowhere.npz", "no such file"),
-    ("rollout MODEL DATA --side half", "train, valid, test, rollout"),
-    ("rollout MODEL DATA --side train", "no train trajectories"),
+    ("rollout MODEL DATA --split half", "train, valid, test, rollout"),
+    ("rollout MODEL DATA --split train", "no train trajectories"),
     ("rollout MODEL DATA --start-frame 60", "no frame 60, only 0 to 48"),
     ("rollout springs.safetensors DATA", "law 'springs', these particles follow 'charged'"),
     ("evaluate springs.safetensors DATA", "law 'springs', these particles follow 'charged'"),

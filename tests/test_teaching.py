@@ -45,6 +45,17 @@ def test_help_begins_with_an_example_and_knows_quiet(name: str, command: Any) ->
     assert "--quiet" in options
 
 
+@pytest.mark.parametrize(("name", "command"), commands(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_verb_has_the_common_options_under_common_names(name: str, command: Any) -> None:
+    flags = {parameter.name: set(parameter.opts) for parameter in command.params}
+    assert "--json" in flags["as_json"]
+    common = {"output": "-o", "quiet": "-q", "threads": "--threads", "overwrite": "--overwrite", "device": "--device"}
+    for parameter, flag in common.items():
+        assert flag in flags.get(parameter, {flag})
+    strangers = {"--out", "--force", "--verbose", "--temp", "--dt", "--nsteps", "--again"}
+    assert strangers.isdisjoint(set().union(*flags.values()))
+
+
 def test_options_stand_in_groups() -> None:
     def verb(
         structure: str,

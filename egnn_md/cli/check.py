@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from egnn_md.cli.options import Threads, check_device, parse_dtype, set_threads
+from egnn_md.cli.options import Json, Threads, check_device, parse_dtype, set_threads
 from egnn_md.cli.outcome import Outcome, verb
 
 
@@ -17,7 +17,7 @@ def check(
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float64",
     seed: Annotated[int, typer.Option(help="Of the random structures.")] = 0,
     threads: Threads = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Results as one JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> Outcome:
     """Put a potential through the laws: symmetries, forces against energies, batches, extensivity, the cutoff.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from egnn_md.cli.options import Json, check_device, parse_dtype
+from egnn_md.cli.options import Json, Overwrite, check_device, parse_dtype
 from egnn_md.cli.outcome import Outcome, UserError, say, verb
 
 
@@ -18,7 +18,7 @@ def compile(
         str, typer.Option(help="float32, which egnn-md md uses, or float64, EGNNCalculator's default.")
     ] = "float32",
     device: Annotated[str, typer.Option(help="cpu; packages for GPUs are not made yet.")] = "cpu",
-    again: Annotated[bool, typer.Option("--again", help="Also if there is a package already.")] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Outcome:
     """Compile a potential's force call, once: all later runs on this machine are two to four times as fast.
@@ -48,7 +48,7 @@ def compile(
         raise UserError(f"{model} is a {type(potential).__name__}; only force calls of potentials are compiled")
     torch.set_num_threads(1)
     try:
-        found = None if again else forces.find(potential)
+        found = None if overwrite else forces.find(potential)
         about: dict[str, Any] = {"package": str(found)} if found else forces.compile_forces(potential, say)
         speed = _speed(potential, forces.CompiledCall(potential, about["package"]))
     except (CompilationError, store.UntrustedStore) as error:
@@ -79,7 +79,7 @@ def _show(values: dict[str, Any]) -> None:
         print(f"{values['package']}: made in {values['seconds']:.0f} s")
         print(f"differs from the eager call by {values['difference']:.0e} (tolerance {values['tolerance']:.0e})")
     else:
-        print(f"{values['package']}: there already (--again makes it anew)")
+        print(f"{values['package']}: there already (--overwrite makes it anew)")
     ratio = values["eager_ms"] / values["compiled_ms"]
     print(
         f"a force call of 20 atoms, {values['dtype']}: {values['compiled_ms']:.2f} ms instead of "

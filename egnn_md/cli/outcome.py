@@ -43,6 +43,8 @@ def verb(function: Callable[P, Outcome]) -> Callable[P, int]:
     @functools.wraps(function)
     def command(*args: P.args, **kwargs: P.kwargs) -> int:
         silent = bool(kwargs.get(QUIET) if own_quiet else kwargs.pop(QUIET, False))
+        global _results
+        _results = sys.stdout
         with contextlib.redirect_stdout(sys.stderr), _quiet(silent):
             outcome = function(*args, **kwargs)
         if outcome.as_json:
@@ -56,6 +58,13 @@ def verb(function: Callable[P, Outcome]) -> Callable[P, int]:
     return command
 
 
+def announce(values: dict[str, Any]) -> None:
+    """One JSON object on stdout now: what others must know of a verb that does not end."""
+    print(json.dumps(values, allow_nan=False), file=_results, flush=True)
+
+
+_results: TextIO = sys.stdout
+"""Where results go; while a verb works, sys.stdout is stderr."""
 _silent = False
 
 

@@ -45,7 +45,11 @@ def rollout(
     side: Annotated[
         str | None,
         typer.Option(
-            help="rollout, train, valid or test: part of the file.", show_default="rollout", rich_help_panel=Particles
+            "--split",
+            "--side",
+            help="rollout, train, valid or test: part of the file.",
+            show_default="rollout",
+            rich_help_panel=Particles,
         ),
     ] = None,
     systems: Annotated[
@@ -168,7 +172,7 @@ def particles(name: str, model: nn.Module, start: str, output: Path, given: dict
     for key in ("frames", "systems", "substeps"):
         positive(key, options[key])
     if options["side"] not in nbody.SIDES:
-        raise UserError(f"--side must be one of {', '.join(nbody.SIDES)}, not {options['side']!r}")
+        raise UserError(f"--split must be one of {', '.join(nbody.SIDES)}, not {options['side']!r}")
     engine.refuse_old_rollout(output, options["overwrite"])
     true = nbody.read(Path(start), options["side"]).select(slice(options["systems"]))
     true.check_law(read_header(name))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from egnn_md.cli.options import Threads, check_device, parse_dtype, set_threads
-from egnn_md.cli.outcome import Outcome, UserError, say, verb
+from egnn_md.cli.options import Json, Threads, check_device, parse_dtype, set_threads
+from egnn_md.cli.outcome import Outcome, UserError, announce, say, verb
 
 
 @verb
@@ -20,11 +21,13 @@ def serve(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float64",
     threads: Threads = None,
+    as_json: Json = False,
 ) -> Outcome:
     """Answer requests for energies and forces until Ctrl-C.
 
     Programs that start a new process at every step (ORCA's ExtOpt with `egnn-md-orca`, scripts) wait seconds for torch
-    each time; a server is asked in milliseconds. A request is a line of JSON: see the guide.
+    each time; a server is asked in milliseconds. A request is a line of JSON: see the guide. With --json the address is
+    printed as one object once it answers.
 
     Example:  egnn-md serve organic-xtb --socket egnn.sock
     """
@@ -46,8 +49,14 @@ def serve(
         assert token_file is not None
         door = local_door(port)
         token, where = _write_token(token_file), str(door.getsockname()[1])
+
+    def ready() -> None:
+        say(f"{model} at {where}; Ctrl-C ends it")
+        if as_json:
+            announce({"model": model, "address": where, "dtype": dtype, "device": device})
+
     try:
-        _run(Server(predictor, token), door, f"{model} at {where}; Ctrl-C ends it")
+        _run(Server(predictor, token), door, ready)
     finally:
         door.close()
         for file in (socket, token_file):
@@ -56,13 +65,13 @@ def serve(
     return Outcome({"model": model, "address": where}, lambda: None, False)
 
 
-def _run(server: Any, door: Any, greeting: str) -> None:
+def _run(server: Any, door: Any, ready: Callable[[], None]) -> None:
     """Until SIGINT or SIGTERM."""
     import asyncio
     import signal
 
     async def run() -> None:
-        task = asyncio.ensure_future(server.run(door, lambda: say(greeting)))
+        task = asyncio.ensure_future(server.run(door, ready))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, task.cancel)

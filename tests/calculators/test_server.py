@@ -282,6 +282,19 @@ def test_mistakes_in_the_options(words: list[str], message: str, model: Path, ca
     assert message in errors[0]
 
 
+def test_the_address_as_json(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MAIN, "serve", "organic-xtb", "--port", "0", "--json", "--quiet"]
+    command += ["--token-file", str(tmp_path / "token")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = json.loads(process.stdout.readline())
+        assert said["model"] == "organic-xtb"
+        assert 0 < int(said["address"]) < 65536
+        process.terminate()
+        rest, errors = process.communicate(timeout=60)
+    assert (process.returncode, rest, errors) == (0, "", "")
+
+
 def test_a_client_without_a_server_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ServerError, match=r"no server answers at .*: start one with `egnn-md serve`"):
         Client(tmp_path / "egnn.sock")
