@@ -23,7 +23,10 @@ LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
 DISPLAY = re.compile(r"^\$\$(.+?)\$\$$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<![\\$\w`])\$([^$\n`]+)\$(?![\w$`])")
 FENCED = re.compile(r"^( *```.*?^ *```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
-TUTORIALS = ("molecule-in-ase", "ligand-in-water", "property-library", "long-strides", "layer-from-scratch")
+TUTORIALS = (
+    *("molecule-in-ase", "ligand-in-water", "property-library", "distil-your-own", "long-strides"),
+    "layer-from-scratch",
+)
 """In the order to read them; further ones follow by name."""
 SHIM = "assets/iframe-worker.js"
 """Lets the search work where the site is opened as files; the theme would fetch it from the net."""
