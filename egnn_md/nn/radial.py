@@ -29,9 +29,8 @@ def cutoff_envelope(distances: Tensor, cutoff: Tensor | float) -> tuple[Tensor, 
     p = 6. Its slope is -168 x⁵ (1 - x)² / cutoff.
     """
     x = (distances / cutoff).clamp(max=1.0)
-    x2 = x.square()
-    x5 = x2.square() * x
-    value = 1.0 - x5 * x * (28.0 - 48.0 * x + 21.0 * x2)
+    x5 = x.square().square() * x
+    value = 1.0 - x5 * x * (28.0 - x * (48.0 - 21.0 * x))
     return value, x5 * (1.0 - x).square() * (-168.0 / cutoff)
 
 
@@ -48,10 +47,11 @@ def soft_core(distances: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Te
     the value is twice continuously differentiable. A network that sees only this distance exerts no radial force
     below `start`, whatever it has learned, so that a repulsion added to it has the last word.
     """
-    t = ((distances - start) / (end - start)).clamp(0.0, 1.0)
-    t2 = t.square()
-    inner = end - (end - start) * (0.5 - t2.square() * (t2 - 3.0 * t + 2.5))
-    return torch.where(distances < end, inner, distances), t2 * t * (10.0 - 15.0 * t + 6.0 * t2)
+    width = end - start
+    t = ((distances - start) / width).clamp(0.0, 1.0)
+    t3 = t.pow(3)
+    inner = end - width * (0.5 - t3 * t * (t * (t - 3.0) + 2.5))
+    return torch.where(distances < end, inner, distances), t3 * (10.0 - t * (15.0 - 6.0 * t))
 
 
 class BesselBasis(WithConstants):

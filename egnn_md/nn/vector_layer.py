@@ -253,7 +253,7 @@ class VectorLayer(nn.Module):
     def weights(self) -> Weights:
         """All weights as they are now."""
         modules: dict[str, Any] = self._modules
-        values: Any = (modules[name]._parameters[kind] if name in modules else None for name, kind in _PLACES)
+        values: Any = [modules[name]._parameters[kind] if name in modules else None for name, kind in _PLACES]
         return Weights(*values)
 
     def forward(self, state: State, blocks: Sequence[Edges]) -> tuple[State, Tape]:
@@ -327,9 +327,10 @@ class VectorLayer(nn.Module):
         hidden = plus_product(layout.sum_of_ends(source, target), edges.radial, w.radial.mT)
         v_centre = v_neighbor = invariants = None
         if v is not None and w.geometry is not None:
-            v_centre, v_neighbor = layout.at_centre(v), layout.at_neighbor(v)
-            along_edge = [(edges.directions * v_end).sum(-2) for v_end in (v_centre, v_neighbor)]
-            invariants = torch.cat([*along_edge, (v_centre * v_neighbor).sum(-2)], -1)
+            ends = layout.at_ends(v)
+            v_centre, v_neighbor = ends.unbind(-3)
+            along_edge = (ends * edges.directions.unsqueeze(-3)).sum(-2).flatten(-2)
+            invariants = torch.cat([along_edge, (v_centre * v_neighbor).sum(-2)], -1)
             hidden = plus_product(hidden, self._bounded(invariants), w.geometry.mT)
         activated = silu(hidden)
         message = activated * edges.weight
@@ -479,8 +480,8 @@ def normalised(h: Tensor) -> tuple[Tensor, Tensor]:
 
 def normalised_vjp(by: Tensor, normed: Tensor, inverse: Tensor) -> Tensor:
     """∂E by h from ∂E by `normalised(h)`."""
-    along = (by * normed).mean(-1, keepdim=True)
-    return torch.addcmul(by, normed, along, value=-1.0) * inverse
+    along = (by * normed).sum(-1, keepdim=True)
+    return torch.addcmul(by, normed, along, value=-1.0 / by.shape[-1]) * inverse
 
 
 def saturated(x: Tensor, squared_size: Tensor, bound: float) -> Tensor:
