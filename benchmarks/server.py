@@ -1,8 +1,9 @@
 """What does a call cost a program that starts anew for every step? `egnn-md-orca` and a server, beside a fresh process.
 
 Each call is a process of its own, as ORCA starts it: files in, files out. The fresh process imports torch, loads the
-model and answers once. Medians over calls of both kinds, which take turns: wall-clock times, which say little while
-something else runs on the machine, and CPU times of the caller, without the server's few milliseconds.
+model and answers once. An empty Python stands beside them: no client in Python costs less. Medians over calls, which
+take turns: wall-clock times, which say little while something else runs on the machine, and CPU times of the caller,
+without the server's few milliseconds.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ atoms = read(sys.argv[1])
 atoms.calc = EGNNCalculator(sys.argv[2])
 print(atoms.get_potential_energy(), atoms.get_forces().tolist())
 """
-CLIENT = "from egnn_md.calculators.orca_client import main; main()"
+CLIENT = "import re, sys; from egnn_md.calculators.orca_client import main; main()"
+"""What pip makes of `egnn-md-orca`."""
 
 
 def seconds_of(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
@@ -61,14 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
             assert server.stderr is not None
             print(server.stderr.readline().strip(), flush=True)
-            times: dict[str, list[tuple[float, float]]] = {"fresh": [], "client": []}
+            times: dict[str, list[tuple[float, float]]] = {"fresh": [], "client": [], "empty": []}
+            empty = [sys.executable, "-c", "pass"]
             for _ in range(options.calls):
                 times["fresh"].append(seconds_of(fresh, environment))
-                times["client"] += [seconds_of(client, environment) for _ in range(10)]
+                for _ in range(10):
+                    times["client"].append(seconds_of(client, environment))
+                    times["empty"].append(seconds_of(empty, environment))
             server.terminate()
     medians = {kind: [median(column) for column in zip(*values, strict=True)] for kind, values in times.items()}
-    ratio, cpu_ratio = (fresh / client for fresh, client in zip(*medians.values(), strict=True))
+    ratio, cpu_ratio = (fresh / ours for fresh, ours in zip(medians["fresh"], medians["client"], strict=True))
     rows = [("fresh process", *medians["fresh"]), ("egnn-md-orca", *medians["client"]), ("ratio", ratio, cpu_ratio)]
+    rows.append(("an empty Python", *medians["empty"]))
     print_table(f"one call, {options.molecule}", ("way", "seconds", "CPU seconds"), rows)
     result = {**medians, "ratio": ratio, "cpu_ratio": cpu_ratio}
     write_json(options.json, result)

@@ -5,8 +5,7 @@ Importing this package loads neither torch nor an engine; the names below load w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own costs as much as the whole start of `egnn-md-orca`
 __all__ = [
     "EGNNCalculator",
     "EGNNPropertyCalculator",
@@ -17,6 +16,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from egnn_md.calculators.ase_calculator import EGNNCalculator, OpenShellWarning
     from egnn_md.calculators.ase_properties import EGNNPropertyCalculator
     from egnn_md.calculators.openmm_force import create_openmm_force, create_system

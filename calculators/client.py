@@ -8,21 +8,16 @@ answer["energy"], answer["forces"]  # eV, eV/Å
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections.abc import Sequence
-from typing import Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
-File: TypeAlias = "str | os.PathLike[str]"
+from egnn_md.calculators.server_address import SERVER, TOKEN_FILE, ServerError, find_server, nobody_there
 
-SERVER: Final = "EGNN_MD_SERVER"
-"""Environment variable with the address of the server."""
-TOKEN_FILE: Final = "EGNN_MD_TOKEN_FILE"
-"""Environment variable with the path of its token."""
+if TYPE_CHECKING:
+    from egnn_md.calculators.server_address import File
 
-
-class ServerError(RuntimeError):
-    """The server refused a request, or there is none; the message says what to do."""
+__all__ = ["SERVER", "TOKEN_FILE", "Client", "ServerError"]
 
 
 class Client:
@@ -33,18 +28,13 @@ class Client:
     """
 
     def __init__(self, address: File | int | None = None, token_file: File | None = None) -> None:
-        address = os.environ.get(SERVER) if address is None else address
-        if address is None:
-            raise ServerError(f"which server? Give its socket or port, or set {SERVER}; `egnn-md serve` starts one")
-        port = str(address).removeprefix("127.0.0.1:")
-        family = socket.AF_INET if port.isdecimal() else socket.AF_UNIX
-        self._token = _token(token_file or os.environ.get(TOKEN_FILE)) if family == socket.AF_INET else None
-        self._socket = socket.socket(family)
+        where, self._token = find_server(address, token_file)
+        self._socket = socket.socket(socket.AF_INET if isinstance(where, int) else socket.AF_UNIX)
         try:
-            self._socket.connect(("127.0.0.1", int(port)) if family == socket.AF_INET else str(address))
+            self._socket.connect(("127.0.0.1", where) if isinstance(where, int) else where)
         except (OSError, OverflowError) as error:
             self._socket.close()
-            raise ServerError(f"no server answers at {address} ({error}): start one with `egnn-md serve`") from None
+            raise nobody_there(where, error) from None
         self._answers = self._socket.makefile("rb")
 
     def predict(self, numbers: Sequence[int], positions: Sequence[Sequence[float]], **more: Any) -> dict[str, Any]:
@@ -77,13 +67,3 @@ class Client:
         """End the connection."""
         self._answers.close()
         self._socket.close()
-
-
-def _token(file: File | None) -> str:
-    if file is None:
-        raise ServerError(f"a server on a port wants its token: give the token file, or set {TOKEN_FILE}")
-    try:
-        with open(file) as content:
-            return content.read().strip()
-    except OSError as error:
-        raise ServerError(f"the token file {file} cannot be read: {error.strerror}") from None

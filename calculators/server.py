@@ -7,7 +7,8 @@ A request is one line of JSON, and so is its answer:
      "multiplicity": 1, "stress": true, "token": "…"}
     {"energy": -137.9, "forces": [[…], …], "stress": [[…], …], "extrapolation": 0.2}    or    {"error": "…"}
 
-in eV and Å; "numbers" and "positions" alone must be there. A connection may send any number of requests, which are
+in eV and Å; "numbers" (or "symbols") and "positions" alone must be there. "engrad" (whether with gradient) asks for
+{"engrad": "…"} instead, the file that ORCA reads. A connection may send any number of requests, which are
 answered in order. The door is a Unix socket that only its owner may open, or 127.0.0.1, where the first request of a
 connection must carry the token. One thread computes, one request after another; all waiting is asynchronous, so that
 a client that is slow, silent or broken holds up nobody.
@@ -31,7 +32,9 @@ from typing import Any, Final
 import numpy as np
 
 from egnn_md.calculators.options import refuse_unknown
-from egnn_md.predict import PredictionError, Predictor, refuse_charge
+from egnn_md.chemistry.elements import NUMBER_OF
+from egnn_md.chemistry.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
+from egnn_md.predict import FloatArray, PredictionError, Predictor, refuse_charge
 
 LONGEST_REQUEST: Final = 64 * 2**20
 """Bytes of a line: half a million atoms."""
@@ -41,7 +44,18 @@ GREETING_SECONDS: Final = 10.0
 """How long a connection to 127.0.0.1 may take to show its token."""
 SLOWEST_READER_SECONDS: Final = 60.0
 """How long a client may leave an answer unread before it is dropped."""
-_FIELDS: Final = ("numbers", "positions", "cell", "pbc", "charge", "multiplicity", "stress", "token")
+_FIELDS: Final = (
+    "numbers",
+    "symbols",
+    "engrad",
+    "positions",
+    "cell",
+    "pbc",
+    "charge",
+    "multiplicity",
+    "stress",
+    "token",
+)
 _logger = logging.getLogger("egnn_md.server")
 
 
@@ -118,6 +132,8 @@ class Server:
     def _predict(self, request: dict[str, Any]) -> dict[str, Any]:
         """Raises ValueError and TypeError for what is wrong with a request."""
         refuse_unknown("a request", request, _FIELDS)
+        if "symbols" in request:
+            request["numbers"] = _numbers(request["symbols"])
         for name in ("numbers", "positions"):
             if name not in request:
                 raise ValueError(f"the request has no {name}")
@@ -134,6 +150,8 @@ class Server:
         self.predictor.check(numbers)
         stress = bool(request.get("stress")) and bool(pbc.all())
         result = self.predictor(positions, numbers, cell, pbc, stress=stress)
+        if "engrad" in request:
+            return {"engrad": engrad(result.energy, result.forces, bool(request["engrad"]))}
         answer = {"energy": result.energy, "forces": result.forces.tolist()}
         if result.stress is not None:
             answer["stress"] = result.stress.tolist()
@@ -176,6 +194,26 @@ class _Lines:
                 line, self._buffer = bytes(self._buffer), bytearray()
                 return line.strip()
             self._buffer += received
+
+
+def engrad(energy: float, forces: FloatArray, gradient: bool) -> str:
+    """The file that ORCA reads, Hartree and Bohr, from eV and forces (n_atoms, 3) in eV/Å."""
+    text = f"#\n# Number of atoms\n#\n{len(forces)}\n#\n# Total energy [Eh]\n#\n{energy / EV_PER_HARTREE:.12e}\n"
+    if gradient:
+        unit = -ANGSTROM_PER_BOHR / EV_PER_HARTREE
+        text += "#\n# Gradient [Eh/Bohr]: x, y, z of each atom\n#\n"
+        text += "".join(f"{force * unit:.12e}\n" for force in forces.ravel())
+    return text
+
+
+def _numbers(symbols: Any) -> list[int]:
+    """Raises ValueError for what is no list of elements."""
+    if not isinstance(symbols, list):
+        raise ValueError("symbols of the request cannot be used: not a list")
+    unknown = [symbol for symbol in symbols if not isinstance(symbol, str) or symbol not in NUMBER_OF]
+    if unknown:
+        raise ValueError(f"symbols of the request cannot be used: {unknown[0]!r} is no element")
+    return [NUMBER_OF[symbol] for symbol in symbols]
 
 
 def _array(name: str, values: Any, dtype: Any, shape: tuple[int, ...] | None) -> Any:

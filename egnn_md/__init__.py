@@ -19,12 +19,13 @@ amu, fs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing costs milliseconds, which short processes wait for
 __version__ = "0.1.0"
 __all__ = ["Graph", "Prediction", "Predictor", "__version__", "load", "models", "shipped_models", "view"]
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from egnn_md.checkpoint import load, shipped_models
     from egnn_md.graph import Graph, Prediction
     from egnn_md.predict import Predictor

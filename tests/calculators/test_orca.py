@@ -74,6 +74,42 @@ def test_energy_and_gradient(gradient: int, server: Path, tmp_path: Path) -> Non
     assert pytest.approx(ase.units.Hartree, rel=1e-7) == HARTREE
 
 
+def test_a_port_hears_its_token(tmp_path: Path) -> None:
+    """The request is written by hand, its end too."""
+    import json
+    import socket
+
+    from egnn_md.calculators.orca_client import ask
+
+    door = socket.create_server(("127.0.0.1", 0))
+    (tmp_path / "token").write_text("secret\n")
+    heard = []
+
+    def answer() -> None:
+        connection, _ = door.accept()
+        with connection, connection.makefile("rb") as lines:
+            heard.append(json.loads(lines.readline()))
+            connection.sendall(b'{"engrad": "x"}\n')
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    found = ask('{"symbols": ["H"]', str(door.getsockname()[1]), tmp_path / "token")
+    thread.join(20)
+    door.close()
+    assert heard == [{"symbols": ["H"], "token": "secret"}]
+    assert found == '{"engrad": "x"}\n'
+
+
+@pytest.mark.usefixtures("server")
+def test_what_is_no_structure(tmp_path: Path) -> None:
+    request = orca_asks(tmp_path, INPUT.format(0, 1, 1))
+    for atom, message in (("Xx 0 0 0", "'Xx' is no element"), ("H 0 0 nan", "is no xyz file"), ('" 0 0 0', "no xyz")):
+        (tmp_path / "job_EXT.xyz").write_text(f"1\n\n{atom}\n")
+        with pytest.raises(SystemExit) as stop:
+            main([str(request)])
+        assert message in str(stop.value.code)
+
+
 WRONG = [
     (INPUT.format(1, 1, 1), "charge"),
     (INPUT.format(0, 3, 1), "multiplicity 3"),
