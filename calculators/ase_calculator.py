@@ -57,6 +57,16 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
     Raises ValueError for structures without atoms, elements the model does not know (UnsupportedElement), NaN
     positions, atoms closer than 0.1 Å, a charge (info["charge"], initial charges) or an open shell (info["spin"], the
     multiplicity, other than 1; initial magnetic moments); TypeError for unknown options.
+
+    >>> from ase.build import molecule
+    >>> from ase.optimize import BFGS
+    >>> atoms = molecule("CH3CH2OH")
+    >>> atoms.calc = EGNNCalculator("organic-xtb")
+    >>> start = atoms.get_potential_energy()  # eV
+    >>> bool(BFGS(atoms, logfile=None).run(fmax=0.01, steps=200))  # eV/Å
+    True
+    >>> bool(atoms.get_potential_energy() < start)
+    True
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]

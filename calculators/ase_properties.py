@@ -35,6 +35,13 @@ class EGNNPropertyCalculator(Calculator):  # type: ignore[misc]
 
     Raises ValueError for a model of another kind, CheckpointError for an unknown one; `get_potential_energy` raises
     ValueError for what the model cannot describe (see `PropertyModel.predict`).
+
+    >>> from ase.build import molecule
+    >>> atoms = molecule("C6H6")
+    >>> atoms.calc = EGNNPropertyCalculator("qm9")
+    >>> energy = atoms.get_potential_energy()  # eV
+    >>> f"gap {atoms.calc.results['gap'] / 1000:.0f} eV"
+    'gap 7 eV'
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy"]

@@ -85,6 +85,14 @@ def create_system(
 
     `options` are those of `create_openmm_force`. Particles without an element get no mass and no force. Bonds of the
     topology carry no energy; they tell OpenMM which atoms are a molecule, to wrap it, or scale its place, as a whole.
+
+    >>> from openmm import app
+    >>> topology = app.Topology()  # or app.PDBFile("molecule.pdb").topology
+    >>> residue = topology.addResidue("HOH", topology.addChain())
+    >>> for symbol in ("O", "H", "H"):
+    ...     atom = topology.addAtom(symbol, app.Element.getBySymbol(symbol), residue)
+    >>> create_system(topology, "organic-xtb").getNumParticles()
+    3
     """
     topology = _openmm_topology(topology)
     force = create_openmm_force(model, topology, **options)

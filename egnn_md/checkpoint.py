@@ -56,7 +56,11 @@ class CheckpointError(ValueError):
 
 
 def shipped_models() -> dict[str, Path]:
-    """Name -> file of the models that come with the package."""
+    """Name -> file of the models that come with the package.
+
+    >>> shipped_models()["organic-xtb"].name
+    'organic-xtb.safetensors'
+    """
     folder = Path(str(files("egnn_md") / "pretrained"))
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
@@ -160,6 +164,14 @@ def load(
 
     `dtype` torch.float32 or torch.float64, or their names, is the precision of the network; None keeps the file's.
     Weights do not require gradients. Raises CheckpointError.
+
+    >>> model = load("organic-xtb", dtype="float64")
+    >>> model.dtype, model.config.cutoff, model.header["licence"]
+    (torch.float64, 5.0, 'MIT')
+    >>> load("organic-xbt")
+    Traceback (most recent call last):
+    ...
+    egnn_md.checkpoint.CheckpointError: no model 'organic-xbt': ...
     """
     name = str(dtype).removeprefix("torch.")
     if dtype is not None and name not in DTYPES:

@@ -18,6 +18,15 @@ class Graph:
     Lengths in Å. An edge e points from the centre i to the neighbour j,
     `r_ij = positions[j] - positions[i] + edge_shift[e] @ cell` (vesin's convention);
     every pair stands twice, once from each end.
+
+    >>> from ase.build import molecule
+    >>> from egnn_md.neighbors import GraphBuilder
+    >>> water = molecule("H2O")
+    >>> graph = GraphBuilder(5.0)(water.positions, water.numbers, water.cell.array, water.pbc)
+    >>> graph.n_atoms, graph.n_edges, graph.edge_vectors().shape
+    (3, 6, torch.Size([6, 3]))
+    >>> Graph.collate([graph, graph]).n_graphs
+    2
     """
 
     positions: Tensor
@@ -105,7 +114,20 @@ def _dense_shift(graph: Graph) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a potential says of a `Graph`. Energies are float64 whatever the model's precision."""
+    """What a potential says of a `Graph`. Energies are float64 whatever the model's precision.
+
+    >>> import egnn_md
+    >>> from ase.build import molecule
+    >>> from egnn_md.neighbors import GraphBuilder
+    >>> model = egnn_md.load("organic-xtb")
+    >>> water = molecule("H2O")
+    >>> graph = GraphBuilder(model.config.cutoff)(water.positions, water.numbers, water.cell.array, water.pbc)
+    >>> prediction = model(graph.to(dtype=model.dtype))
+    >>> prediction.energy.shape, prediction.forces.shape
+    (torch.Size([1]), torch.Size([3, 3]))
+    >>> bool((prediction.extrapolation < 1).all())  # of a kind that it has learned from
+    True
+    """
 
     energy: Tensor
     """(n_graphs,) eV, float64."""

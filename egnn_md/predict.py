@@ -121,6 +121,13 @@ class Predictor:
     terms: energy terms beside the model's own, added to every member's energy (see `egnn_md.models.terms`).
 
     Raises CheckpointError for unknown models, ValueError for other kinds of model and unknown devices.
+
+    >>> from ase.build import molecule
+    >>> predictor = Predictor("organic-xtb")
+    >>> ethanol = molecule("CH3CH2OH")
+    >>> result = predictor(ethanol.positions, ethanol.numbers)
+    >>> f"{result.energy:.0f} eV", result.forces.shape
+    ('-310 eV', (9, 3))
     """
 
     def __init__(

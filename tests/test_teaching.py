@@ -161,12 +161,34 @@ def test_models_stay_a_package_too() -> None:
     assert done.stdout.split() == [str(len(egnn_md.shipped_models())), "True"]
 
 
-@pytest.mark.parametrize("module", ["egnn_md", "egnn_md.registry", "egnn_md.report.notebook"])
+def with_examples() -> list[str]:
+    """Modules whose docstrings have examples, by their text: none is imported for it."""
+    package = Path(egnn_md.__file__).parent
+    found = {}
+    for folder, name in ((package, "egnn_md"), ((package / "calculators").resolve(), "egnn_md.calculators")):
+        for path in folder.rglob("*.py"):
+            if re.search(r"^ *>>> ", path.read_text(), re.MULTILINE):
+                dotted = ".".join([name, *path.relative_to(folder).with_suffix("").parts])
+                found[dotted.removesuffix(".__init__")] = None
+    return sorted(found)
+
+
+@pytest.mark.parametrize("module", with_examples())
 def test_examples_in_docstrings_run(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = doctest.testmod(importlib.import_module(module))
+    result = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("package", ["egnn_md", "egnn_md.calculators", "egnn_md.dynamics"])
+def test_public_names_have_an_example(package: str) -> None:
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        value = getattr(module, name)
+        text = inspect.getdoc(egnn_md.registry.models if name == "models" else value) or ""
+        is_warning = inspect.isclass(value) and issubclass(value, Warning)
+        assert ">>> " in text or is_warning or name in ("__version__", "create_openmm_force"), f"{package}.{name}"
 
 
 def test_info_is_words(call: Call, shipped: str) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import griffe
 
+EXAMPLE = re.compile(r"(?:^>>> .*\n?(?:(?!>>>).+\n?)*)+", re.MULTILINE)
 SECTION = re.compile(r"^(\w[\w ]*)\n-{3,}\n((?:.+\n?)*)", re.MULTILINE)
 
 
 def as_markdown(text: str) -> str:
-    """The text of a docstring with its underlined blocks as bold titles and lists."""
+    """The text of a docstring with its underlined blocks as bold titles and lists, and its examples as code."""
+    text = EXAMPLE.sub(lambda match: f"```pycon\n{match[0].rstrip()}\n```\n", text)
     return SECTION.sub(lambda match: f"**{match[1]}**\n\n{_list(match[2])}\n", text)
 
 

@@ -69,6 +69,14 @@ class FlowDynamics(MolecularDynamics):  # type: ignore[misc]
     Strides themselves conserve momentum and angular momentum to round-off and are reversible in time. `accepted` counts
     the strides kept, out of `nsteps`. Raises SettingsError for options and structures that make no sense,
     UnsupportedElement, UnknownMolecule, CheckpointError.
+
+    >>> from ase.build import molecule
+    >>> atoms = molecule("CH3CH2OH")
+    >>> dynamics = FlowDynamics(atoms, "ethanol-flow", stride=10.0, temperature_K=300, rng=0)
+    >>> dynamics.run(5)  # 50 fs
+    True
+    >>> dynamics.nsteps
+    5
     """
 
     def __init__(

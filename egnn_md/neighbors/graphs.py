@@ -19,6 +19,11 @@ class GraphBuilder:
     Positions stay in float64: a model takes the differences before it rounds them to its own precision, and leaves the
     pairs of the skin out. The others, their order included, depend on the structure alone and not on the steps before.
     `closest` as in `VerletList`.
+
+    >>> from ase.build import molecule
+    >>> build, atoms = GraphBuilder(cutoff=5.0), molecule("CH4")
+    >>> build(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc).n_edges  # every pair, from both ends
+    20
     """
 
     def __init__(

@@ -24,6 +24,12 @@ class EGNN(nn.Module):
     n_layers: number of EGCLs.
     coordinate_scale: the constant C, see `CoordinateScale`.
     layer_options: passed on to `EGCL` (edge_dim, update_coordinates, velocities, soft_edges, …).
+
+    >>> edge_index = torch.tensor([(i, j) for i in range(5) for j in range(5) if i != j]).T
+    >>> network = EGNN(in_dim=3, hidden_dim=16, out_dim=1, n_layers=2)
+    >>> out = network(torch.randn(5, 3), torch.randn(5, 4), edge_index)  # in four dimensions
+    >>> out.features.shape, out.positions.shape
+    (torch.Size([5, 1]), torch.Size([5, 4]))
     """
 
     def __init__(
