@@ -20,7 +20,7 @@ amu, fs.
 from __future__ import annotations
 
 TYPE_CHECKING = False  # typing costs milliseconds, which short processes wait for
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Graph", "Prediction", "Predictor", "__version__", "load", "models", "shipped_models", "view"]
 
 if TYPE_CHECKING:
