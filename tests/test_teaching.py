@@ -94,6 +94,19 @@ def test_quiet_says_results_and_errors_only(call: Call, checkpoint_file: Path) -
     assert "b.xyz exists already" in err[0]
 
 
+def test_quiet_errors_of_the_system_are_said(
+    call: Call, checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from egnn_md.cli import relax
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "wet.xyz")
+
+    monkeypatch.setattr(relax, "_write", full)
+    code, out, err = call("relax", "H2O", "--model", checkpoint_file, "--steps", 1, "-o", "wet.xyz", "--quiet")
+    assert (code, out, err) == (2, "", ["egnn-md: wet.xyz: No space left on device"])
+
+
 def test_ensemble_in_any_case(call: Call, checkpoint_file: Path) -> None:
     ase.io.write("wet.xyz", molecule("H2O"))
     words = ("md", "wet.xyz", "--model", checkpoint_file, "--ensemble", "NVE", "--steps", 0, "--json", "-o", "run")
@@ -195,6 +208,7 @@ def test_info_is_words(call: Call, shipped: str) -> None:
     code, out, _ = call("info", shipped)
     assert code == 0
     assert "what for" in out
+    assert "MD of a molecule 37.8" in " ".join(re.sub(r"[│┃]", " ", out).split())  # no letter without a word
     assert "SHA-256" in out
     assert not re.search(r"[0-9a-f]{20}", out)  # none of the sums is written out
     assert json.loads(call("info", shipped, "--json")[1])["facts"]["charges"] == "0"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -64,7 +66,8 @@ def _rows(values: dict[str, Any], facts: ModelFacts) -> list[list[str]]:
     if "cutoff" in config:
         rows.append(["cutoff", f"{config.pop('cutoff')} Å: nothing farther away is seen"])
     rows.append(["units", _text(values.get("units", {}))])
-    rows += _held_out(values.get("held_out"))
+    card = Path(str(values["file"])).with_suffix(".md")
+    rows += _held_out(values.get("held_out"), _tags(card))
     rows.append(["training data", _text(_short_hashes(values.get("training_data", "not recorded")))])
     if references:
         named = zip(elements, references, strict=False)
@@ -72,11 +75,9 @@ def _rows(values: dict[str, Any], facts: ModelFacts) -> list[list[str]]:
         rows.append(["reference energies", f"{shares} (what the network's energy of each atom is added to)"])
     for name in ("offsets", "scales", "references"):  # of a property model: nothing to read
         config.pop(name, None)
-    rows.append(["kind", str(values.get("kind"))])
     rows.append(["network", _text(config)])
     rows.append(["licence", str(values.get("licence", "not recorded"))])
     rows.append(["made with", f"egnn-md {values.get('library_version', '?')}, format {values.get('format_version')}"])
-    card = Path(str(values["file"])).with_suffix(".md")
     rows.append(["file", str(values["file"])])
     return rows + ([["card", f"{card}: data, errors, where it fails"]] if card.is_file() else [])
 
@@ -90,7 +91,13 @@ def _short_hashes(value: Any) -> Any:
     return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"(SHA-256 \1…)", value) if isinstance(value, str) else value
 
 
-def _held_out(errors: Any) -> list[list[str]]:
+def _tags(card: Path) -> dict[str, str]:
+    """What a model's card calls the kinds of frames that its data marks with a letter."""
+    text = card.read_text() if card.is_file() else ""
+    return dict(re.findall(r"^\| (\w): ([^|]+?) \|", text, re.MULTILINE))
+
+
+def _held_out(errors: Any, tags: Mapping[str, str] = MappingProxyType({})) -> list[list[str]]:
     """One line for each side of the split that was held out, whatever shape the header gives them."""
     if not isinstance(errors, dict):
         return [["held-out errors", "not recorded" if errors is None else str(errors)]]
@@ -102,9 +109,11 @@ def _held_out(errors: Any) -> list[list[str]]:
         rows.append([f"errors: {side}".rstrip(": "), _errors(whole)])
         if values.get("by_tag"):
             parts = [
-                f"{tag} {part['force_mae']:.1f}" for tag, part in values["by_tag"].items() if part.get("force_mae")
+                f"{tags.get(tag, f'frames marked {tag}')} {part['force_mae']:.1f}"
+                for tag, part in values["by_tag"].items()
+                if part.get("force_mae")
             ]
-            rows.append(["  by the data's tags", f"forces, meV/Å: {', '.join(parts)} (the card says what each is)"])
+            rows.append(["  by kind of frame", f"forces, meV/Å: {'; '.join(parts)}"])
     return rows
 
 

@@ -107,7 +107,7 @@ def report_error(error: Exception) -> int | None:
         say(str(error), always=True)
         return 2
     if isinstance(error, OSError) and error.strerror is not None:
-        say(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}")
+        say(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}", always=True)
         return 2
     return None
 
