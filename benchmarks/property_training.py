@@ -147,7 +147,9 @@ def trained(variant: Any, train: Any, seconds: float) -> tuple[int, Any]:
             order = random.permutation(len(train))
         chosen, order = order[: settings.batch_size], order[settings.batch_size :]
         # The schedule over 1000 parts of the time; its warm-up over steps.
-        factor = schedule(settings.schedule, 0, 1000)(int(1000 * done)) * min(1.0, (steps + 1) / 200)
+        factor = schedule(settings.schedule, 0, lambda part: part / 1000)(int(1000 * done)) * min(
+            1.0, (steps + 1) / 200
+        )
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
         optimizer.zero_grad()

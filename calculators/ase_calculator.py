@@ -35,6 +35,17 @@ class OpenShellWarning(UserWarning):
     """An odd number of electrons, but the model describes closed shells."""
 
 
+_NOT_GIVEN: Final = {
+    "stresses": ": the stress of a single atom is not defined uniquely; stress is that of the whole cell",
+    "magmom": ": the models describe closed shells",
+    "magmoms": ": the models describe closed shells",
+    "charges": ": this model has no charges",
+    "dipole": ": this model has no charges",
+    "polarizability": ": egnn-md predict gives it (alpha) from a property model",
+}
+"""Why a property that ASE has a name for is not among the results."""
+
+
 class EGNNCalculator(Calculator):  # type: ignore[misc]
     """Energy, forces and stress of neutral closed-shell structures from an EGNN potential.
 
@@ -155,7 +166,14 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         return self._inputs.changes(atoms)
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
-        """ASE's entry point. Raises PropertyNotImplementedError for the stress of what is not periodic in 3D."""
+        """ASE's entry point. Raises PropertyNotImplementedError for properties that there are not, saying why, and for
+        the stress of what is not periodic in 3D.
+        """
+        if name not in self.implemented_properties:
+            reason = _NOT_GIVEN.get(name, "")
+            raise PropertyNotImplementedError(
+                f"{name} is not offered{reason}; EGNNCalculator gives {', '.join(self.implemented_properties)}"
+            )
         structure = self.atoms if atoms is None else atoms
         if structure is None:
             raise ValueError(f"{name} was asked for without atoms, and there is no earlier calculation")

@@ -87,6 +87,37 @@ class EGNNPotential(MLPotentialImpl):  # type: ignore[misc]
         if not alone:
             system.addForce(molecules(topology, region.particles))
 
+    def getSupportedEmbeddings(self) -> list[str]:  # noqa: N802
+        """openmm-ml's own mechanical embedding, after a look at what it cannot take."""
+        return ["mechanical"]
+
+    def createMixedSystem(  # noqa: N802
+        self,
+        topology: Any,
+        system: openmm.System,
+        atoms: list[int],
+        forceGroup: int,
+        interpolate: bool,
+        embedding: str,
+        returnInfo: bool = False,
+        **args: Any,
+    ) -> Any:
+        """Raises ValueError for particles without an element, on which openmm-ml 1.8 breaks without a word."""
+        sites = [atom for atom in topology.atoms() if atom.element is None]
+        if sites:
+            first = sites[0]
+            raise ValueError(
+                f"particle {first.index} ({first.name} of {first.residue.name}) and {len(sites) - 1} more have no "
+                "element: sites of four- or five-site water (TIP4P, TIP5P) or Drude particles, which openmm-ml's mixed "
+                "systems cannot have; take three-site water such as TIP3P or OPC3"
+            )
+        from openmmml.embeddings.mechanicalembedding import MechanicalEmbedding
+
+        own = MechanicalEmbedding()
+        return own.createMixedSystem(
+            self, topology, system, atoms, forceGroup, interpolate, returnInfo=returnInfo, **args
+        )
+
     def getMLLongRange(self) -> bool:  # noqa: N802
         """Nothing acts beyond the cutoff."""
         return False

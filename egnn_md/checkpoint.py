@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from egnn_md.forks import survive_forks
 from egnn_md.options import DTYPES
 from egnn_md.storage import write_whole
 
@@ -173,6 +174,7 @@ def load(
     ...
     egnn_md.checkpoint.CheckpointError: no model 'organic-xbt': ...
     """
+    survive_forks()
     name = str(dtype).removeprefix("torch.")
     if dtype is not None and name not in DTYPES:
         raise CheckpointError(f"dtype must be float32 or float64, not {dtype}")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from egnn_md.chemistry.elements import CLOSEST_PAIR, MAX_ATOMIC_NUMBER, symbol
 from egnn_md.chemistry.units import EV_PER_A3_PER_BAR
 from egnn_md.compiled.forces import Compile, use_compiled
+from egnn_md.forks import survive_forks
 from egnn_md.graph import Graph, Prediction
 from egnn_md.model_source import ModelSource
 from egnn_md.models.potential import Potential
@@ -141,6 +142,7 @@ class Predictor:
         compile: Compile = "auto",
         terms: Sequence[EnergyTerm] = (),
     ) -> None:
+        survive_forks()
         sources, self.committee = model_sources(model)
         self.device, self.dtype = parse_device(device), parse_dtype(dtype)
         self.label = ", ".join(source.label for source in sources)

@@ -14,7 +14,7 @@ import egnn_md
 
 PACKAGE = Path(egnn_md.__file__).parent
 LAYERS = [
-    {"chemistry", "hessian", "memory", "options", "storage"},
+    {"chemistry", "forks", "hessian", "memory", "options", "storage"},
     {"shown"},
     {"graph"},
     {"neighbors"},

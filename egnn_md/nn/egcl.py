@@ -10,6 +10,7 @@ x_i' = x_i + v_i'
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from egnn_md.nn.ops import gather, segment_sum
+from egnn_md.nn.radial import distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +102,12 @@ class EGCL(nn.Module):
     soft_edges: weigh messages by φ_inf(m_ij) in (0, 1), eq. 8.
     residual: add h to φ_h, as the authors' code does.
     update_features: apply eqs. 5 and 6; False for a last layer whose features nobody reads.
+    normalize: (x_i - x_j) / (|x_i - x_j| + 1) in eqs. 4 and 7, and the mean over the neighbours in eq. 5: far ones and
+        many weigh no more than others. Not the paper's; for stacks that are deep or graphs that are large.
+    largest_step: in the unit of length, what the sum Δ of eqs. 4 and 7 stays below: it becomes
+        Δ / sqrt(1 + |Δ|²/largest_step²). None, the paper's: unbounded.
+
+    Raises ValueError for options that contradict each other.
     """
 
     def __init__(
@@ -113,10 +121,16 @@ class EGCL(nn.Module):
         soft_edges: bool = False,
         residual: bool = True,
         update_features: bool = True,
+        normalize: bool = False,
+        largest_step: float | None = None,
     ) -> None:
         super().__init__()
         if velocities and not update_coordinates:
             raise ValueError("velocities=True needs update_coordinates=True: eq. 7 moves the positions")
+        if largest_step is not None and not 0 < largest_step < math.inf:
+            raise ValueError(f"largest_step must be positive, or None for steps of any length, not {largest_step}")
+        self.hidden_dim, self.edge_dim = hidden_dim, edge_dim
+        self.normalize, self.largest_step = normalize, largest_step
         self.velocity_recursion = velocity_recursion
         self.residual = residual
         self.edge_model = EdgeModel(hidden_dim, edge_dim)  # φ_e
@@ -130,9 +144,11 @@ class EGCL(nn.Module):
     def forward(self, state: NodeState, edges: EdgeInput, input_velocities: Tensor | None = None) -> NodeState:
         """One update of (h, x, v).
 
-        `input_velocities` (n_nodes, n_dim) is v_init of eq. 7; None means `state.velocities`. Raises ValueError if
-        the layer has velocities and the state none.
+        `input_velocities` (n_nodes, n_dim) is v_init of eq. 7; None means `state.velocities`. Raises ValueError for
+        shapes that do not fit, for edge attributes missing or too many, and if the layer has velocities and the state
+        none.
         """
+        self._check(state, edges)
         centre, neighbor = edges.index
         differences = gather(state.positions, centre) - gather(state.positions, neighbor)  # x_i - x_j
         if edges.offsets is not None:
@@ -146,6 +162,8 @@ class EGCL(nn.Module):
         if self.node_model is None:
             return moved
         aggregated = segment_sum(messages, centre, state.features.shape[0])
+        if self.normalize:
+            aggregated = aggregated * one_over_neighbors(edges.index, aggregated)
         update = self.node_model(torch.cat([state.features, aggregated], -1))
         return replace(moved, features=state.features + update if self.residual else update)
 
@@ -160,10 +178,14 @@ class EGCL(nn.Module):
         """Eqs. 4 and 7: new positions, new velocities, old features."""
         if self.coordinate_model is None:
             return state
+        if self.normalize:
+            differences = differences / (distance(differences) + 1.0)
         weighted = differences * self.coordinate_model(messages)
         if edges.weight is not None:
             weighted = weighted * edges.weight
         step = edges.coordinate_scale * segment_sum(weighted, edges.index[0], state.positions.shape[0])
+        if self.largest_step is not None:
+            step = step * torch.rsqrt(1.0 + step.square().sum(-1, keepdim=True) / self.largest_step**2)
         if self.velocity_model is None:
             return replace(state, positions=state.positions + step)
         if state.velocities is None:
@@ -171,3 +193,35 @@ class EGCL(nn.Module):
         carried = state.velocities if self.velocity_recursion or input_velocities is None else input_velocities
         velocities = self.velocity_model(state.features) * carried + step
         return replace(state, positions=state.positions + velocities, velocities=velocities)
+
+    def _check(self, state: NodeState, edges: EdgeInput) -> None:
+        """Raise ValueError, naming the shapes, for inputs that do not fit each other."""
+        n_nodes, n_edges = state.positions.shape[0], edges.index.shape[-1]
+        n_dim = state.positions.shape[-1]
+        expected = (
+            ("features", state.features, (n_nodes, self.hidden_dim)),
+            ("positions", state.positions, (n_nodes, n_dim)),
+            ("velocities", state.velocities, (n_nodes, n_dim)),
+            ("edge_index", edges.index, (2, n_edges)),
+            ("edge attributes", edges.attributes, (n_edges, self.edge_dim)),
+            ("edge offsets", edges.offsets, (n_edges, n_dim)),
+            ("edge weight", edges.weight, (n_edges, 1)),
+            ("the coordinate scale", edges.coordinate_scale, (n_nodes, 1)),
+        )
+        for name, tensor, shape in expected:
+            if tensor is not None and tensor.shape != shape:
+                raise ValueError(
+                    f"{name} must have the shape {tuple(shape)}, not {tuple(tensor.shape)}: {n_nodes} nodes in {n_dim} "
+                    f"dimensions, {n_edges} edges"
+                )
+        if edges.attributes is None and self.edge_dim:
+            raise ValueError(
+                f"edge attributes (n_edges, {self.edge_dim}) are missing: the network was made with edge_dim="
+                f"{self.edge_dim}"
+            )
+
+
+def one_over_neighbors(edge_index: Tensor, like: Tensor) -> Tensor:
+    """1 / number of neighbours of each node, (n_nodes, 1); 1 where there are none. `like` has a row for each node."""
+    ones = like.new_ones(edge_index.shape[1], 1)
+    return 1.0 / segment_sum(ones, edge_index[0], like.shape[0]).clamp(min=1.0)

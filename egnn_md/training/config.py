@@ -6,9 +6,9 @@ key is an error that names the nearest known one.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from egnn_md.models.bounds import LARGEST
 
@@ -34,16 +34,24 @@ class DataConfig(Section):
     files: list[str] = Field(min_length=1)
     """Relative to --data, $EGNN_MD_DATA or the configuration's folder."""
 
+    @property
+    def all_files(self) -> list[str]:
+        """Those of `files`, then whatever else a task reads."""
+        return self.files
+
 
 class TrainingConfig(Section):
     """The optimisation."""
 
-    max_steps: int = Field(ge=1)
+    max_steps: int = Field(10**7, ge=1)
+    """Required if there are no `max_minutes`."""
+    max_minutes: float | None = Field(None, gt=0)
+    """Budget in time, by the clock; whichever of the two ends first ends the training."""
     batch_size: int = Field(16, ge=1)
     """Samples (structures, systems) per step, over all processes together."""
     optimizer: Literal["muon", "adam"] = "muon"
     learning_rate: float = Field(3e-3, gt=0)
-    """Peak; falls to zero over `max_steps` after `warmup_steps`."""
+    """Peak; falls to zero over `max_steps` or `max_minutes` after `warmup_steps`."""
     warmup_steps: int = Field(200, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     ema_decay: float = Field(0.999, ge=0, lt=1)
@@ -55,6 +63,12 @@ class TrainingConfig(Section):
     """Steps between resumable checkpoints."""
     patience: int | None = Field(None, ge=1)
     """Stop after this many validations without a better score; None: never."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if "max_steps" not in self.model_fields_set and self.max_minutes is None:
+            raise ValueError("max_steps or max_minutes is required: when does the training end?")
+        return self
 
 
 class RunConfig(Section):

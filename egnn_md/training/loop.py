@@ -125,7 +125,7 @@ def is_first_process() -> bool:
 def find_files(data: DataConfig, places: list[Path]) -> list[Path]:
     """Each data file in the first of `places` that has it. Raises DataError naming the places."""
     found = []
-    for name in data.files:
+    for name in data.all_files:
         candidates = [place / name for place in places] if not Path(name).is_absolute() else [Path(name)]
         existing = [path for path in candidates if path.exists()]
         if not existing:
@@ -155,6 +155,7 @@ def _run(config: RunConfig, init_from: str | None, data_files: list[Path], folde
         save(module.averaged_model, folder / "best.safetensors", information | {"training": progress})
 
     callbacks: list[Any] = [
+        module.budget,
         KeepBest(save_best),
         CsvLog(
             folder,

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from egnn_md.training.budget import Budget
 from egnn_md.training.config import TrainingConfig
 from egnn_md.training.optimizer import build_optimizer, schedule
 from egnn_md.training.task import Task
@@ -32,6 +33,8 @@ class TaskModule(LightningModule):
     def __init__(self, task: Task, model: nn.Module, config: TrainingConfig) -> None:
         super().__init__()
         self.task = task
+        self.budget = Budget(config.max_steps, config.max_minutes)
+        """A callback of the trainer."""
         self.model = model
         self.config = config
         self.average = AveragedModel(model, multi_avg_fn=moving_average(config.ema_decay))
@@ -47,7 +50,7 @@ class TaskModule(LightningModule):
         """The loss of one step. Each term is this process's share times the number of processes, so that the mean
         over processes, of the terms as of their gradients, is the loss of the whole step.
         """
-        terms = self.task.loss(self.model, batch, self.global_step)
+        terms = self.task.loss(self.model, batch, self.budget.scaled(self.global_step))
         values = {name: terms[name].detach() for name in self.task.loss_names}
         several = self.trainer.world_size > 1
         self.log_dict(values, on_step=True, on_epoch=False, prog_bar=True, batch_size=1, sync_dist=several)
@@ -73,6 +76,6 @@ class TaskModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule, stepped once per batch."""
         optimizer = build_optimizer(self.model, self.config.optimizer, self.config.learning_rate)
-        factor = schedule(self.config.schedule, self.config.warmup_steps, self.config.max_steps)
+        factor = schedule(self.config.schedule, self.config.warmup_steps, self.budget.done)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -111,13 +111,15 @@ def build_optimizer(model: nn.Module, name: str, learning_rate: float) -> torch.
     return MuonAdam(matrices, others, learning_rate, 2.0 / 3.0)
 
 
-def schedule(kind: str, warmup_steps: int, max_steps: int) -> Callable[[int], float]:
-    """Learning rate in units of its peak, as a function of the step."""
+def schedule(kind: str, warmup_steps: int, progress: Callable[[int], float]) -> Callable[[int], float]:
+    """Learning rate in units of its peak, as a function of the step; `progress` is the fraction of the training that is
+    over before a step.
+    """
     import math
 
     def factor(step: int) -> float:
         warm = min(1.0, (step + 1) / (warmup_steps + 1))
-        done = min(1.0, step / max_steps)
+        done = progress(step)
         falling: dict[str, Any] = {
             "linear": 1.0 - done,
             "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),

@@ -77,7 +77,7 @@ class PotentialTask:
     def information(self) -> dict[str, Any]:
         train, data = self.splits.train, self.config.data
         return {
-            "split": {"valid": data.valid_fraction, "test": data.test_fraction}
+            "split": dict(zip(("valid", "test"), data.held_out, strict=True))
             | ({} if self.splits.by_time is None else {"blocks_of_time": self.splits.by_time}),
             "training_data": {
                 "files": list(train.sources),
@@ -113,24 +113,39 @@ class Splits:
 def load_splits(data: PotentialDataConfig, data_files: list[Path]) -> Splits:
     """Read and divide the structures by group. Raises DataError if a side is empty or a structure is charged."""
     keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key)
-    frames = concatenate([read_frames(path, keys) for path in data_files])
-    frames.check_closed_shells()
-    if data.exclude_tags:
-        frames = frames.select(np.flatnonzero(~np.isin(frames.tag, data.exclude_tags)))
+    n_files = len(data_files) - len(data.valid_files)
+    frames, own_valid = (_read(files, keys, data) for files in (data_files[:n_files], data_files[n_files:]))
+    assert frames is not None
     if not np.isfinite(frames.energy).any():
         warnings.warn("the data has no energies: forces alone are learned, energies are up to a constant", stacklevel=2)
     several = np.flatnonzero(frames.n_atoms > 1)
-    sides, by_time = assign_split(frames, data.valid_fraction, data.test_fraction), False
-    if not {"train", "valid"} <= set(sides[several].tolist()):
-        sides, by_time = split_in_time(frames, data.valid_fraction, data.test_fraction), True
+    sides, by_time = assign_split(frames, *data.held_out), False
+    if not {"train", *([] if data.valid_files else ["valid"])} <= set(sides[several].tolist()):
+        sides, by_time = split_in_time(frames, *data.held_out), True
     sides[frames.n_atoms == 1] = "train"  # a free atom is no test of anything: it is the zero of the others' energy
     train, valid, test = (frames.select(np.flatnonzero(sides == side)) for side in ("train", "valid", "test"))
+    if own_valid is not None:
+        valid = own_valid
     if len(train) == 0 or len(valid) == 0:
         raise DataError(
             f"{len(np.unique(frames.group))} groups (molecules) are too few for a training and a validation side: "
-            "name groups in the data (info['group'] in extxyz) or raise valid_fraction"
+            "name groups in the data (info['group'] in extxyz), raise valid_fraction, or give valid_files"
         )
-    return Splits(train, _within(valid, train), _within(test, train), len(frames) if by_time else None)
+    valid = _within(valid, train)
+    if len(valid) == 0:
+        raise DataError("no validation structure is left: all have elements that no training structure has")
+    return Splits(train, valid, _within(test, train), len(frames) if by_time else None)
+
+
+def _read(files: list[Path], keys: LabelKeys, data: PotentialDataConfig) -> Frames | None:
+    """The structures of some files; None of none."""
+    if not files:
+        return None
+    frames = concatenate([read_frames(path, keys) for path in files])
+    frames.check_closed_shells()
+    if data.exclude_tags:
+        frames = frames.select(np.flatnonzero(~np.isin(frames.tag, data.exclude_tags)))
+    return frames
 
 
 def _within(held_out: Frames, train: Frames) -> Frames:

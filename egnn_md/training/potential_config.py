@@ -14,6 +14,8 @@ class PotentialDataConfig(DataConfig):
     divided.
     """
 
+    valid_files: list[str] = Field(default_factory=list)
+    """More files, whose structures choose the best checkpoint in place of `valid_fraction`."""
     valid_fraction: float = Field(0.05, gt=0, lt=0.5)
     """Fraction of the groups (molecules) that choose the best checkpoint."""
     test_fraction: float = Field(0.05, ge=0, lt=0.5)
@@ -26,6 +28,16 @@ class PotentialDataConfig(DataConfig):
     """Names of the labels in the files, if they are not "energy", "forces", "stress" or a common name for these."""
     reference_energies: dict[str, float] = Field(default_factory=dict)
     """Symbol = energy of the free atom in eV; the others are taken from structures of one atom, or fitted."""
+
+    @property
+    def all_files(self) -> list[str]:
+        """`files`, then `valid_files`."""
+        return [*self.files, *self.valid_files]
+
+    @property
+    def held_out(self) -> tuple[float, float]:
+        """Fractions of the groups of `files` for validation and for the test."""
+        return 0.0 if self.valid_files else self.valid_fraction, self.test_fraction
 
 
 class PotentialModelConfig(Section):

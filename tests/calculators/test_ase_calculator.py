@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 
 from egnn_md.calculators import EGNNCalculator, ExtrapolationWarning, OpenShellWarning
@@ -614,3 +614,11 @@ def test_a_shipped_model_is_pickled_by_name(shipped):
     assert len(data) < 20_000
     atoms.calc = pickle.loads(data)
     assert atoms.get_potential_energy() == energy
+
+
+def test_properties_that_there_are_not_say_why(potential):
+    atoms = bulk("C", cubic=True)
+    atoms.calc = EGNNCalculator(potential())
+    for name, reason in (("stresses", "single atom is not defined uniquely"), ("magmoms", "closed shells")):
+        with pytest.raises(PropertyNotImplementedError, match=f"{name} is not offered: .*{reason}.*gives energy, "):
+            atoms.calc.get_property(name, atoms)

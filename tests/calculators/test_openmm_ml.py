@@ -236,3 +236,15 @@ def test_charged_regions_are_refused(familiar_file):
     next(water.atoms()).element = app.element.sodium
     with pytest.raises(UnsupportedElement, match="Na"):
         potential.createSystem(water)  # NaH3, 14 electrons
+
+
+def test_four_site_water_is_refused_in_words(familiar_file):
+    """openmm-ml 1.8 would say: 'NoneType' object has no attribute 'atomic_number'."""
+    pdb, field = app.PDBFile(str(DIPEPTIDE)), app.ForceField("amber14-all.xml", "amber14/tip4pew.xml")
+    model = app.Modeller(pdb.topology, pdb.positions)
+    model.addSolvent(field, model="tip4pew", boxSize=openmm.Vec3(1.9, 1.9, 1.9) * unit.nanometer)
+    system = field.createSystem(model.topology, nonbondedMethod=app.PME, nonbondedCutoff=0.8 * unit.nanometer)
+    potential = MLPotential("egnn", model=str(familiar_file))
+    for interpolate in (False, True):
+        with pytest.raises(ValueError, match=r"\(M of HOH\) and \d+ more have no element: .* TIP3P"):
+            potential.createMixedSystem(model.topology, system, LIGAND, interpolate=interpolate)

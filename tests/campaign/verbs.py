@@ -214,6 +214,8 @@ def prepare(folder: Path) -> dict[str, Path]:
     size = {"hidden_dim": 8, "message_dim": 8, "n_vectors": 2, "n_layers": 1, "n_radial": 4, "cutoff": 3.5}
     model = Potential(PotentialConfig((1, 6, 8), (-13.6, -1029.0, -2042.0), **size))
     model.familiarity.fit(torch.randn(150, 8), torch.arange(3).repeat(50))
+    model.familiarity.unit.fill_(1e6)  # weights from nowhere: no structure is strange to it
+    model.valences.ranges.copy_(torch.tensor([-1e3, 1e3]))
     files = {name: folder / name for name in ("small.safetensors", "water.xyz", "many.xyz", "train.npz", "train.toml")}
     save(model, files["small.safetensors"], {"name": "small"})
     write(files["water.xyz"], molecule("H2O"))

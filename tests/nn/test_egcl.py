@@ -278,3 +278,88 @@ def test_what_cannot_be_is_refused() -> None:
     state = NodeState(torch.zeros(2, HIDDEN), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="velocities"):
         layer(state, EdgeInput(all_pairs(2), torch.ones(2, 1)))
+
+
+# Beyond the paper
+
+
+def complete(n: int) -> torch.Tensor:
+    return (~torch.eye(n, dtype=torch.bool)).nonzero().T
+
+
+def test_deep_stacks_stay_finite_with_normalised_differences_and_bounded_steps() -> None:
+    features, positions, edges = torch.randn(100, 4), 3 * torch.randn(100, 3), complete(100)
+
+    def run(**options: Any) -> Any:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return EGNN(4, 32, 4, 16, coordinate_scale="sum", **options)(features, positions, edges)
+
+    plain, tamed = run(), run(normalize=True, largest_step=0.2)
+    assert not torch.isfinite(plain.features).all() or plain.features.abs().max() > 1e9  # the paper's form overflows
+    assert tamed.features.abs().max() < 100
+    assert (tamed.positions - positions).norm(dim=-1).max() <= 16 * 0.2
+    moved = run(largest_step=1e-3).positions - positions
+    assert moved.norm(dim=-1).max() <= 16 * 1e-3 * 1.01
+
+
+def test_the_options_keep_equivariance_and_their_absence_is_the_paper() -> None:
+    torch.manual_seed(1)
+    options: dict[str, Any] = {"normalize": True, "largest_step": 0.3}
+    network = EGNN(3, 8, 2, 3, **options).double()
+    features, positions, edges = torch.randn(6, 3).double(), torch.randn(6, 3).double(), complete(6)
+    rotation = torch.linalg.qr(torch.randn(3, 3).double())[0]
+    plain = network(features, positions, edges)
+    turned = network(features, positions @ rotation + 1.0, edges)
+    torch.testing.assert_close(turned.features, plain.features)
+    torch.testing.assert_close(turned.positions, plain.positions @ rotation + 1.0)
+    positions.requires_grad_(True)
+    twice = torch.cat([positions[:1], positions])  # two nodes on one place
+    network(torch.cat([features[:1], features]), twice, complete(7)).positions.square().sum().backward()
+    assert positions.grad is not None
+    assert torch.isfinite(positions.grad).all()
+
+
+@pytest.mark.parametrize("scale", ["others", "mean", "sum"])
+@pytest.mark.parametrize("batched", [False, True])
+def test_padding_changes_nothing(scale: Any, batched: bool) -> None:
+    torch.manual_seed(2)
+    network = EGNN(3, 8, 2, 2, coordinate_scale=scale).double()
+    features, positions, edges = torch.randn(5, 3).double(), torch.randn(5, 3).double(), complete(5)
+    plain = network(features, positions, edges)
+    padded = network(
+        torch.cat([features, torch.randn(3, 3).double()]),
+        torch.cat([positions, torch.randn(3, 3).double()]),
+        edges,
+        mask=torch.tensor([True] * 5 + [False] * 3),
+        batch=torch.zeros(8, dtype=torch.int64) if batched else None,
+    )
+    torch.testing.assert_close(padded.positions[:5], plain.positions)
+    torch.testing.assert_close(padded.features[:5], plain.features)
+
+
+def test_wrong_shapes_are_named() -> None:
+    network = EGNN(3, 8, 2, 2, edge_dim=2)
+    h, x, edges, a = torch.randn(4, 3), torch.randn(4, 3), complete(4), torch.randn(12, 2)
+    network(h, x, edges, edge_attributes=a)
+    for arguments, options, words in (
+        ((h, x, edges), {}, r"edge attributes \(n_edges, 2\) are missing"),
+        ((h, x, edges), {"edge_attributes": a[:, :1]}, r"edge attributes must have the shape \(12, 2\), not \(12, 1\)"),
+        (
+            (h, x, edges),
+            {"edge_attributes": a, "edge_weight": torch.ones(12)},
+            r"edge weight .* \(12, 1\), not \(12,\)",
+        ),
+        ((h[:, :2], x, edges), {}, r"features must have the shape \(4, 3\), .* not \(4, 2\)"),
+        ((h, x[:3], edges), {}, r"features must have the shape \(3, 3\)"),
+        ((h, x[0], edges), {}, r"positions must have the shape \(n_nodes, n_dim\)"),
+        ((h, x, edges.T), {}, r"edge_index must be int64 of shape \(2, n_edges\)"),
+        ((h, x, edges.float()), {}, "not torch.float32"),
+        ((h, x, edges), {"edge_attributes": a, "mask": torch.ones(3)}, r"mask must have the shape \(4,\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            network(*arguments, **options)
+    with pytest.raises(ValueError, match=r"must have the shape \(12, 0\)"):
+        EGNN(3, 8, 2, 2)(h, x, edges, edge_attributes=a)
+    with pytest.raises(ValueError, match="largest_step must be positive"):
+        EGNN(3, 8, 2, 2, largest_step=0.0)
