@@ -47,7 +47,8 @@ _NOT_GIVEN: Final = {
 
 
 class EGNNCalculator(Calculator):  # type: ignore[misc]
-    """Energy, forces and stress of neutral closed-shell structures from an EGNN potential.
+    """Energy, forces and stress of closed-shell structures from an EGNN potential, and charges and dipole moments from
+    those that have them.
 
     Parameters
     ----------
@@ -65,9 +66,14 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
     with the forces. `results["extrapolation"]` is the largest signal of any atom (NaN if the model carries no
     statistics); above `EXTRAPOLATION_LIMIT` a calculator issues one `ExtrapolationWarning`.
 
+    Models with charges take ions: the charge follows from the structure and stands in `results["charge"]` (e);
+    info["charge"], or initial charges, if they say another, are an error (ChargeError). Charges of atoms and, of
+    isolated structures, the dipole moment (e·Å, about the origin) are properties.
+
     Raises ValueError for structures without atoms, elements the model does not know (UnsupportedElement), NaN
-    positions, atoms closer than 0.1 Å, a charge (info["charge"], initial charges) or an open shell (info["spin"], the
-    multiplicity, other than 1; initial magnetic moments); TypeError for unknown options.
+    positions, atoms closer than 0.1 Å, a charge that the model does not know (info["charge"], initial charges) or an
+    open shell (info["spin"] or info["multiplicity"], 2S+1, other than 1; initial magnetic moments); TypeError for
+    unknown options.
 
     >>> from ase.build import molecule
     >>> from ase.optimize import BFGS
@@ -134,6 +140,8 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
     def _load(self, sources: tuple[ModelSource, ...], committee: bool, options: dict[str, Any]) -> None:
         chosen = {name: value for name, value in options.items() if name != "model"}
         self._predictor = Predictor(sources if committee else sources[0], **chosen)
+        electric = ["charges", "dipole"] if self._predictor.ions else []
+        self.implemented_properties = [*type(self).implemented_properties, *electric]  # type: ignore[misc]
         self._known_numbers = b""
         self.reset()
 
@@ -181,6 +189,10 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
             raise PropertyNotImplementedError(
                 f"stress needs a structure periodic in three directions; this one has pbc={structure.pbc.tolist()}"
             )
+        if name == "dipole" and structure.pbc.any():
+            raise PropertyNotImplementedError(
+                f"a dipole moment needs an isolated structure; this one has pbc={structure.pbc.tolist()}"
+            )
         return super().get_property(name, atoms, allow_calculation)
 
     def export_properties(self) -> Properties:
@@ -202,15 +214,15 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         if atoms is None:
             raise ValueError("there are no atoms to calculate")
         self.reset()  # if anything below fails, nothing old is left
-        inputs = AtomsInputs(atoms)
-        numbers = atoms.arrays["numbers"]
-        self._warn_of_open_shell(inputs.numbers, numbers)
+        inputs = AtomsInputs(atoms, ions=self._predictor.ions)
+        numbers, stress = atoms.arrays["numbers"], inputs.pbc == _PERIODIC
         try:
             result = self._predictor(
-                atoms.arrays["positions"], numbers, atoms.cell.array, atoms.pbc, stress=inputs.pbc == _PERIODIC
+                atoms.arrays["positions"], numbers, atoms.cell.array, atoms.pbc, inputs.charge, stress=stress
             )
         except PredictionError as error:
             raise CalculationFailed(str(error)) from error
+        self._warn_of_open_shell(inputs.numbers, numbers, result.charge)
         self._snapshot = _copy_of(atoms, self._snapshot)
         self.atoms, self.results, self._inputs = self._snapshot, _results(result), inputs
 
@@ -223,25 +235,27 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise ValueError("there are no atoms to calculate")
-        AtomsInputs(atoms)  # refuses what the model does not describe
+        charge = AtomsInputs(atoms, ions=self._predictor.ions).charge  # refuses what the model does not describe
         numbers, cell, pbc = atoms.arrays["numbers"], atoms.cell.array, atoms.pbc
 
         def forces_of(copies: NDArray[np.float64]) -> NDArray[np.float64]:
-            structures = [Geometry(positions, numbers, cell, pbc) for positions in copies]
+            structures = [Geometry(positions, numbers, cell, pbc, charge) for positions in copies]
             return np.stack([result.forces for result in self._predictor.many(structures)])
 
         return finite_difference_hessian(forces_of, atoms.positions, step)
 
-    def _warn_of_open_shell(self, key: bytes, numbers: Any) -> None:
+    def _warn_of_open_shell(self, key: bytes, numbers: Any, charge: float | None) -> None:
         """Warn, once, of an odd number of electrons. Not looked at again for the same atoms."""
         if key == self._known_numbers:
             return
         self._known_numbers = key
-        if numbers.sum() % 2 and not self._warned_of_open_shell:
+        electrons = int(numbers.sum()) - round(charge or 0.0)
+        if electrons % 2 and not self._warned_of_open_shell:
             self._warned_of_open_shell = True
+            kind = "neutral structure" if not charge else f"structure, of charge {round(charge):+d},"
             warnings.warn(
-                f"{numbers.sum()} electrons, an odd number: the neutral structure is an open shell, but the model "
-                "describes closed shells",
+                f"{electrons} electrons, an odd number: the {kind} is an open shell, but the model describes closed "
+                "shells",
                 OpenShellWarning,
                 stacklevel=3,
             )
@@ -275,6 +289,10 @@ def _results(result: Result) -> dict[str, Any]:
     }
     if result.stress is not None:
         results["stress"] = result.stress[_VOIGT]
+    if result.charges is not None:
+        results |= {"charge": result.charge, "charges": result.charges}
+    if result.dipole is not None:
+        results["dipole"] = result.dipole
     if result.forces_std is not None:
         results |= {"energy_std": result.energy_std, "forces_std": result.forces_std}
     return results

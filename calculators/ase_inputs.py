@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Final
 
 import numpy as np
 from ase import Atoms
 
 from egnn_md.chemistry.structures import NEUTRAL
 
+_SPIN: Final = ("spin", "multiplicity")
+"""Names of 2S+1 in atoms.info."""
+
 
 class AtomsInputs:
-    """All that the energy depends on. Making it refuses what a neutral closed-shell model cannot describe.
+    """All that the energy depends on. Making it refuses what a closed-shell model cannot describe.
 
     Arrays are kept as bytes: copying and comparing those is several times cheaper than calls of numpy are between
     two calls of a network.
 
-    Raises ValueError for no atoms, a charge (atoms.info["charge"] or initial charges that do not add up to zero) and
-    an open shell (atoms.info["spin"], the multiplicity, other than 1, or any initial magnetic moment).
+    Raises ValueError for no atoms, an open shell (atoms.info's spin or multiplicity, 2S+1, other than 1, or any initial
+    magnetic moment) and, unless the model knows `ions`, a charge (atoms.info["charge"], or initial charges that do not
+    add up to zero).
     """
 
-    def __init__(self, atoms: Atoms) -> None:
+    def __init__(self, atoms: Atoms, *, ions: bool = False) -> None:
         arrays = atoms.arrays
         self.positions = arrays["positions"].tobytes()
         self.numbers = arrays["numbers"].tobytes()
@@ -28,22 +33,27 @@ class AtomsInputs:
         self.pbc = atoms.pbc.tobytes()
         self.charges = _copy(arrays.get("initial_charges"))
         self.magmoms = _copy(arrays.get("initial_magmoms"))
-        self._refuse(atoms.info)
+        self.charge = _charge(atoms.info, self.charges)
+        """e, as the user says it; None if nothing is said."""
+        self._silence = None if ions else 0.0  # to a neutral model, saying nothing is saying 0
+        self._refuse(atoms.info, ions)
 
-    def _refuse(self, info: dict[str, Any]) -> None:
+    def _refuse(self, info: dict[str, Any], ions: bool) -> None:
         if len(self.numbers) == 0:
             raise ValueError("the structure has no atoms")
-        if not _is_neutral(info):
-            raise ValueError(f"atoms.info['charge'] is {info['charge']}: this model describes neutral structures only")
+        if self.charge is not None and not abs(self.charge) < math.inf:
+            raise ValueError(f"the charge is {self.charge}, no number: atoms.info['charge'] is a number of e")
+        if self.charge and not ions:
+            if _said(info, "charge") is None:
+                raise ValueError(
+                    f"the initial charges add up to {self.charge:g} e: this model describes neutral structures only; "
+                    "if they mean nothing, remove them: atoms.set_initial_charges(None)"
+                )
+            raise ValueError(f"atoms.info['charge'] is {self.charge:g} e: this model describes neutral structures only")
         if not _is_singlet(info):
             raise ValueError(
-                f"atoms.info['spin'] (the multiplicity 2S+1) is {info['spin']}: this model describes closed shells "
-                "(multiplicity 1) only"
-            )
-        if self.charges is not None and not abs(self.charges.sum()) <= NEUTRAL:
-            raise ValueError(
-                f"the initial charges add up to {self.charges.sum():g} e: this model describes neutral structures "
-                "only; if they mean nothing, remove them: atoms.set_initial_charges(None)"
+                f"the multiplicity 2S+1 is {_said(info, *_SPIN)} (spin in atoms.info): this model describes closed "
+                "shells (multiplicity 1) only"
             )
         if self.magmoms is not None and self.magmoms.any():
             raise ValueError(
@@ -61,10 +71,13 @@ class AtomsInputs:
             "pbc": _same(self.pbc, atoms.pbc),
             "initial_charges": _same_or_zero(self.charges, arrays.get("initial_charges")),
             "initial_magmoms": _same_or_zero(self.magmoms, arrays.get("initial_magmoms")),
-            "charge": _is_neutral(info),  # what is kept here is neutral and a singlet
-            "spin": _is_singlet(info),
+            "charge": self._heard(_charge(info, self.charges)) == self._heard(self.charge),
+            "spin": _is_singlet(info),  # what is kept here is one
         }
         return [name for name, equal in same.items() if not equal]
+
+    def _heard(self, charge: float | None) -> float | None:
+        return self._silence if charge is None else charge
 
 
 def _copy(values: Any) -> Any:
@@ -84,19 +97,27 @@ def _same_or_zero(a: Any, b: Any) -> bool:
     return bool(np.array_equal(a, b))
 
 
-def _is_neutral(info: dict[str, Any]) -> bool:
-    return "charge" not in info or _is_number(info["charge"], 0.0)
+def _charge(info: dict[str, Any], initial: Any) -> float | None:
+    """The charge that is said, e: by info["charge"], or by initial charges that are not all zero. NaN for no number."""
+    said = _said(info, "charge")
+    if said is None:
+        if initial is None or not initial.any():
+            return None
+        total = float(initial.sum())
+        return 0.0 if abs(total) <= NEUTRAL else total
+    try:
+        return float(said)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _said(info: dict[str, Any], *names: str) -> Any:
+    return next((info[name] for name in names if info.get(name) is not None), None)
 
 
 def _is_singlet(info: dict[str, Any]) -> bool:
-    return "spin" not in info or _is_number(info["spin"], 1.0)
-
-
-def _is_number(value: Any, expected: float) -> bool:
-    """Whether a value from atoms.info is this number, whatever its type; None says nothing."""
-    if value is None:
-        return True
+    """Whether a spin or multiplicity from atoms.info is 1, whatever its type; None says nothing."""
     try:
-        return float(value) == expected
+        return all(float(info[name]) == 1.0 for name in _SPIN if info.get(name) is not None)
     except (TypeError, ValueError):
         return False

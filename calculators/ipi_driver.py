@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from egnn_md.calculators.options import refuse_unknown
 from egnn_md.neighbors.lists import DEFAULT_SKIN
-from egnn_md.predict import Geometry, Predictor, Result, refuse_charge
+from egnn_md.predict import Geometry, Predictor, Result
 
 __DRIVER_NAME__ = "egnn"
 __DRIVER_CLASS__ = "EGNNDriver"
@@ -41,7 +41,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "device": "cpu",
     "dtype": "float64",
     "skin": DEFAULT_SKIN,
-    "charge": 0.0,
+    "charge": None,
 }
 _OF_IPI: Final = {"verbose", "verbosity"}
 
@@ -61,12 +61,13 @@ class EGNNDriver(Dummy_driver):  # type: ignore[misc]
             if name not in given:
                 raise ValueError(f"the EGNN driver needs the parameter {name}: {meaning}")
         options = {**DEFAULTS, **given}
-        refuse_charge(float(options["charge"]))
         self.pbc = np.full(3, _truth("periodic", options["periodic"]))
         self.atomic_numbers = _elements(Path(options["template"]))
         names = ("device", "dtype", "skin")
         self.predictor = Predictor(options["model"], **{name: options[name] for name in names})
         self.predictor.check(self.atomic_numbers)
+        self.charge = None if options["charge"] is None else float(options["charge"])
+        self.predictor.check_charge(self.charge)
 
     def compute(self, cell: Any, pos: Any) -> Any:
         """Cell (3, 3), columns are vectors, and pos (n_atoms, 3) in bohr -> `Answer`; lists of both -> a list."""
@@ -91,7 +92,7 @@ class EGNNDriver(Dummy_driver):  # type: ignore[misc]
             )
         positions = np.ascontiguousarray(unit_to_user("length", "angstrom", positions))
         box = unit_to_user("length", "angstrom", np.ascontiguousarray(cell.T)) if self.pbc.any() else np.zeros((3, 3))
-        return Geometry(positions, self.atomic_numbers, box, self.pbc)
+        return Geometry(positions, self.atomic_numbers, box, self.pbc, self.charge)
 
 
 def _answer(structure: Geometry, result: Result) -> Answer:

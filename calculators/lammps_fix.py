@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from egnn_md.chemistry.elements import NUMBER_OF
 from egnn_md.chemistry.units import KCAL_PER_MOL_PER_EV
-from egnn_md.predict import Predictor, refuse_charge
+from egnn_md.predict import Predictor
 
 FloatArray = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def attach(
     model: Any = "organic-xtb",
     *,
     elements: Sequence[str],
-    charge: float = 0,
+    charge: float | None = None,
     fix_id: str = "egnn",
     **options: Any,
 ) -> LammpsFix:
@@ -67,7 +67,8 @@ def attach(
         or in none; triclinic boxes, and boxes that change, too.
     model: as `Predictor` takes it, and `options` (device, dtype, skin, compile) too.
     elements: symbol of each atom type, in the order of the types: ["C", "H", "O"] for types 1, 2, 3.
-    charge: e, of the whole system. Charges of the atoms, if they have any, must add up to it.
+    charge: e, of the whole system; None: 0, or the structure's own for models with charges. Charges of the atoms, if
+        they have any, must add up to it.
     fix_id: name of the fix in LAMMPS.
 
     Forces of other styles (a wall, a restraint, a pair style) add up with those of the potential. If it fails in the
@@ -80,7 +81,9 @@ def attach(
 class LammpsFix:
     """The potential as a fix of one LAMMPS. `extrapolation` is that of the last step, see the guide."""
 
-    def __init__(self, lmp: Any, predictor: Predictor, elements: Sequence[str], charge: float, fix_id: str) -> None:
+    def __init__(
+        self, lmp: Any, predictor: Predictor, elements: Sequence[str], charge: float | None, fix_id: str
+    ) -> None:
         self.lmp, self.predictor, self.fix_id = lmp, predictor, fix_id
         self.extrapolation = float("nan")
         self._failure: BaseException | None = None
@@ -88,8 +91,9 @@ class LammpsFix:
         self._energy_unit = _energy_unit(lmp)
         self._numbers = _numbers_of_types(lmp, elements)
         predictor.check(np.unique(self._numbers[lmp.numpy.extract_atom("type")]))
-        refuse_charge(charge)
-        _check_charge(lmp, charge)
+        predictor.check_charge(charge)
+        self._charge = charge
+        _check_charge(lmp, charge, predictor.ions)
         lmp.command(f"fix {fix_id} all external pf/callback 1 1")
         lmp.command(f"fix_modify {fix_id} energy yes virial yes")
         lmp.set_fix_external_callback(fix_id, self._callback)
@@ -139,7 +143,7 @@ class LammpsFix:
         lmp, unit = self.lmp, self._energy_unit
         numbers = self._numbers[lmp.numpy.extract_atom("type")[: len(positions)][order]]
         cell, pbc = _box(lmp)
-        result = self.predictor(positions[order], numbers, cell, pbc, stress=bool(pbc.all()))
+        result = self.predictor(positions[order], numbers, cell, pbc, self._charge, stress=bool(pbc.all()))
         forces[order] = result.forces * unit
         if result.stress is None:
             virial = positions[order].T @ result.forces
@@ -216,10 +220,12 @@ def _numbers_of_types(lmp: Any, elements: Sequence[str]) -> NDArray[np.int64]:
     return numbers
 
 
-def _check_charge(lmp: Any, charge: float) -> None:
+def _check_charge(lmp: Any, charge: float | None, ions: bool) -> None:
     charges = lmp.numpy.extract_atom("q")[: lmp.extract_global("nlocal")] if lmp.extract_setting("q_flag") else None
-    if charges is not None and charges.any() and abs(charges.sum() - charge) > TOTAL_CHARGE_TOLERANCE:
+    if charges is None or not charges.any() or (charge is None and ions):
+        return
+    if abs(charges.sum() - (charge or 0.0)) > TOTAL_CHARGE_TOLERANCE:
         raise ValueError(
-            f"the charges of the atoms add up to {charges.sum():+.2f} e, but the potential is told {charge:+g}: "
-            "make the system neutral, or set the charges to 0 if they mean nothing"
+            f"the charges of the atoms add up to {charges.sum():+.2f} e, but the potential is told {charge or 0:+g}: "
+            "make them the same, or set the charges to 0 if they mean nothing"
         )

@@ -50,7 +50,7 @@ class _ForceCall(torch.nn.Module):
         self.model = model
 
     def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-        energies, gradient, _ = self.model.force_call(vectors, species, edge_index)
+        energies, gradient, *_ = self.model.force_call(vectors, species, edge_index)
         return energies, gradient
 
 

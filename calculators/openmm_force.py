@@ -42,7 +42,7 @@ def create_openmm_force(
     atoms: Iterable[int] | None = None,
     *,
     periodic: bool | None = None,
-    charge: float = 0,
+    charge: float | None = None,
     multiplicity: int = 1,
     device: str | None = None,
     dtype: str | torch.dtype = "float64",
@@ -58,7 +58,8 @@ def create_openmm_force(
     topology: of OpenMM, or of mdtraj.
     atoms: indices of the particles that it describes, None for all. Particles without an element are left out.
     periodic: whether periodic images interact; None: if the topology has box vectors.
-    charge, multiplicity: of these atoms together; models know 0 and 1.
+    charge: e, of these atoms together; None: what the topology's formal charges or the structure itself say. Models
+        without charges know 0 only, and each step holds a structure to it. multiplicity: models know 1.
     device: "cpu" or "cuda"; None: "cuda" if there is one where the simulation runs, else "cpu".
     dtype: "float64", or "float32" for speed; precision of the network.
     force_group: of the force.
@@ -71,11 +72,12 @@ def create_openmm_force(
     `atoms`; while a simulation runs, what is wrong (NaN, atoms closer than 0.1 Å) arrives as an OpenMMException.
     """
     topology = _openmm_topology(topology)
-    region = select_region(topology, atoms, charge, multiplicity)
+    source = ModelSource.of(model)
+    region = select_region(topology, atoms, charge, multiplicity, ions=source.ions)
     if periodic is None:
         periodic = topology.getPeriodicBoxVectors() is not None
     options = Options(periodic, device, str(dtype).removeprefix("torch."), skin, compile)
-    return make_force(ModelSource.of(model), region, options, force_group)
+    return make_force(source, region, options, force_group)
 
 
 def create_system(
@@ -127,7 +129,7 @@ class Options:
 def make_force(source: ModelSource, region: Region, options: Options, force_group: int) -> openmm.Force:
     """The force on a region. Loads the model once, to refuse elements that it does not know."""
     make, computation_class = _force_class()
-    computation = computation_class(source, region.atomic_numbers, options)
+    computation = computation_class(source, region.atomic_numbers, options, region.charge)
     computation.predictor.check(region.atomic_numbers)
     force = make(computation, {}, () if region.whole else region.particles)
     force.setUsesPeriodicBoundaryConditions(options.periodic)
@@ -177,8 +179,14 @@ class Computation:
     for every report of an energy) it is not computed anew. Threads share the weights and nothing else.
     """
 
-    def __init__(self, source: ModelSource, atomic_numbers: NDArray[np.int64], options: Options) -> None:
+    charge: float | None = None
+    """e; forces stored by earlier versions have none."""
+
+    def __init__(
+        self, source: ModelSource, atomic_numbers: NDArray[np.int64], options: Options, charge: float | None = None
+    ) -> None:
         self.source = source
+        self.charge = charge
         self.atomic_numbers = atomic_numbers
         self.options = options
         self._pbc = np.full(3, options.periodic)
@@ -231,7 +239,7 @@ class Computation:
         work = self._workspace()
         if work.answer is None or not (np.array_equal(positions, work.positions) and np.array_equal(cell, work.cell)):
             work.answer = None  # if anything below fails, nothing old is left
-            work.answer = work.predictor(positions, self.atomic_numbers, cell, self._pbc)
+            work.answer = work.predictor(positions, self.atomic_numbers, cell, self._pbc, self.charge)
             work.positions, work.cell = positions, cell
         return work.answer
 

@@ -35,7 +35,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "device": None,
     "precision": None,
     "dtype": None,
-    "charge": 0,
+    "charge": None,
     "multiplicity": 1,
     "compile": "auto",
 }
@@ -47,8 +47,9 @@ class EGNNPotential(MLPotentialImpl):  # type: ignore[misc]
     """An EGNN potential for openmm-ml.
 
     Options, of MLPotential, createSystem and createMixedSystem alike: `device` ("cpu", "cuda"; default: "cuda" if
-    there is one), `precision` ("single", "double"; default "double") or `dtype` ("float32", "float64"), `charge` (0)
-    and `multiplicity` (1) of the atoms described, `compile` ("auto").
+    there is one), `precision` ("single", "double"; default "double") or `dtype` ("float32", "float64"), `charge` (e;
+    None: what the topology, the force field or the structure says) and `multiplicity` (1) of the atoms described,
+    `compile` ("auto").
     """
 
     def __init__(self, model: Any, options: dict[str, Any]) -> None:
@@ -80,10 +81,13 @@ class EGNNPotential(MLPotentialImpl):  # type: ignore[misc]
 
         alone = system.getNumParticles() == 0  # the force is on its way into another system
         force_field = None if alone else system
-        region = select_region(topology, atoms, options["charge"], options["multiplicity"], force_field)
+        source = ModelSource.of(self.model)
+        region = select_region(
+            topology, atoms, options["charge"], options["multiplicity"], force_field, ions=source.ions
+        )
         periodic = topology.getPeriodicBoxVectors() is not None or system.usesPeriodicBoundaryConditions()
         force_options = Options(periodic, options["device"], _dtype(options), compile=options["compile"])
-        system.addForce(make_force(ModelSource.of(self.model), region, force_options, forceGroup))
+        system.addForce(make_force(source, region, force_options, forceGroup))
         if not alone:
             system.addForce(molecules(topology, region.particles))
 
@@ -119,8 +123,10 @@ class EGNNPotential(MLPotentialImpl):  # type: ignore[misc]
         )
 
     def getMLLongRange(self) -> bool:  # noqa: N802
-        """Nothing acts beyond the cutoff."""
-        return False
+        """Whether charges and dispersion act beyond the cutoff: of models with charges."""
+        from egnn_md.model_source import ModelSource
+
+        return ModelSource.of(self.model).ions
 
 
 def _dtype(options: dict[str, Any]) -> str:

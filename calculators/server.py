@@ -34,7 +34,7 @@ import numpy as np
 from egnn_md.calculators.options import refuse_unknown
 from egnn_md.chemistry.elements import NUMBER_OF
 from egnn_md.chemistry.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
-from egnn_md.predict import FloatArray, PredictionError, Predictor, refuse_charge
+from egnn_md.predict import FloatArray, PredictionError, Predictor
 
 LONGEST_REQUEST: Final = 64 * 2**20
 """Bytes of a line: half a million atoms."""
@@ -141,7 +141,9 @@ class Server:
         positions = _array("positions", request["positions"], np.float64, (len(numbers), 3))
         pbc = np.broadcast_to(_array("pbc", request.get("pbc", False), np.bool_, None), 3).copy()
         cell = _array("cell", request.get("cell") or np.zeros((3, 3)), np.float64, (3, 3))
-        refuse_charge(float(_array("charge", request.get("charge") or 0, np.float64, ())))
+        said = request.get("charge")
+        charge = None if said is None else float(_array("charge", said, np.float64, ()))
+        self.predictor.check_charge(charge)
         multiplicity = float(_array("multiplicity", request.get("multiplicity") or 1, np.float64, ()))
         if multiplicity != 1:
             raise ValueError(f"multiplicity {multiplicity:g}: this model describes closed shells (multiplicity 1) only")
@@ -149,12 +151,14 @@ class Server:
             raise ValueError("the structure has no atoms")
         self.predictor.check(numbers)
         stress = bool(request.get("stress")) and bool(pbc.all())
-        result = self.predictor(positions, numbers, cell, pbc, stress=stress)
+        result = self.predictor(positions, numbers, cell, pbc, charge, stress=stress)
         if "engrad" in request:
             return {"engrad": engrad(result.energy, result.forces, bool(request["engrad"]))}
         answer = {"energy": result.energy, "forces": result.forces.tolist()}
         if result.stress is not None:
             answer["stress"] = result.stress.tolist()
+        if result.charges is not None:
+            answer |= {"charge": result.charge, "charges": result.charges.tolist()}
         known = math.isfinite(result.extrapolation)
         return {**answer, "extrapolation": result.extrapolation if known else None}
 

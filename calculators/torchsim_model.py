@@ -53,15 +53,16 @@ class EGNNModel(ModelInterface):  # type: ignore[misc]
         """A `SimState` -> energy (n_systems,) eV, forces (n_atoms, 3) eV/Å, stress (n_systems, 3, 3) eV/Å³ and more,
         in the state's dtype, detached.
         """
-        _refuse_charges(state)
+        charges = _charges(state, self.predictor.ions)
         positions = state.positions.numpy(force=True).astype(np.float64)
         numbers = state.atomic_numbers.numpy(force=True).astype(np.int64)
         cells = np.ascontiguousarray(state.cell.mT.numpy(force=True).astype(np.float64))
         pbc = state.pbc.numpy(force=True).astype(bool)
         cells = cells if pbc.any() else np.zeros_like(cells)
         ends = np.cumsum(np.bincount(state.system_idx.numpy(force=True)))[:-1]
-        parts = zip(np.split(positions, ends), np.split(numbers, ends), cells, strict=True)
-        geometries = [Geometry(x, z, cell, pbc) for x, z, cell in parts]
+        charges = charges or [None] * len(cells)
+        parts = zip(np.split(positions, ends), np.split(numbers, ends), cells, charges, strict=True)
+        geometries = [Geometry(x, z, cell, pbc, charge) for x, z, cell, charge in parts]
         results = self.predictor.many(geometries, stress=self._compute_stress and bool(pbc.all()))
         output = {
             "energy": np.array([result.energy for result in results]),
@@ -76,9 +77,19 @@ class EGNNModel(ModelInterface):  # type: ignore[misc]
         return {name: torch.from_numpy(array).to(self._device, self._dtype) for name, array in output.items()}
 
 
-def _refuse_charges(state: Any) -> None:
-    """Raise ValueError for charges and multiplicities, if the state names them; a spin of 0 or 1 says nothing."""
-    for name, neutral in (("charge", (0,)), ("spin", (0, 1))):
-        values = getattr(state, name, None)
-        if values is not None and not all(value in neutral for value in torch.as_tensor(values).flatten().tolist()):
-            raise ValueError(f"state.{name} is {values}: this model describes neutral closed-shell structures only")
+def _charges(state: Any, ions: bool) -> list[float | None]:
+    """What the state says of each system's charge; empty if it says nothing, or zeros, which is what it says where
+    nobody told it. Raises ValueError for charges and multiplicities that the model does not describe; a spin of 0 or 1
+    says nothing.
+    """
+    spins, charges = (_values(state, name) for name in ("spin", "charge"))
+    if not set(spins) <= {0, 1}:
+        raise ValueError(f"state.spin is {spins}: this model describes closed shells only")
+    if any(charges) and not ions:
+        raise ValueError(f"state.charge is {charges}: this model describes neutral structures only")
+    return [*charges] if any(charges) else []
+
+
+def _values(state: Any, name: str) -> list[float]:
+    values = getattr(state, name, None)
+    return [] if values is None else [float(value) for value in torch.as_tensor(values).flatten().tolist()]

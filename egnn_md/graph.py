@@ -141,6 +141,13 @@ class Prediction:
     extrapolation: Tensor
     """(n_atoms,) ratio to the training data: above 1, the atom's surroundings are unlike what the model learned
     from. NaN where the model carries no statistics."""
+    charges: Tensor | None = None
+    """(n_atoms,) e, Mulliken's by GFN2-xTB for our models; None of a model without charges."""
+    charge: Tensor | None = None
+    """(n_graphs,) e: what the charges that make the electrostatics add up to; near a whole number where the model
+    knows the structure."""
+    dipole: Tensor | None = None
+    """(n_graphs, 3) e·Å about the origin; NaN for periodic structures."""
 
     def _repr_html_(self) -> str:
         """In a notebook: energy, largest force and extrapolation of all graphs together."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egnn_md.chemistry.elements import COVALENT_RADII
+from egnn_md.chemistry.units import COULOMB
 from egnn_md.predict import Geometry
 
 FloatArray = NDArray[np.float64]
@@ -21,6 +22,8 @@ TOLERANCES: Final = {"float64": 1e-7, "float32": 2e-3}
 """Largest deviation, by the precision of the potential."""
 STEP: Final = 1e-3
 """Å, of finite differences."""
+FAR: Final = 1e6
+"""Å: where of charged molecules nothing but their charges is left."""
 
 
 class ForceField(Protocol):
@@ -37,10 +40,13 @@ class ForceField(Protocol):
         atomic_numbers: NDArray[np.int64],
         cell: FloatArray,
         pbc: NDArray[np.bool_],
+        charge: float | None = None,
         *,
         stress: bool,
     ) -> Any:
-        """A result with `energy` (eV), `forces` (n_atoms, 3) eV/Å and `stress` (3, 3) eV/Å³ or None."""
+        """A result with `energy` (eV), `forces` (n_atoms, 3) eV/Å and `stress` (3, 3) eV/Å³ or None; `charge` (e) if
+        it has charges.
+        """
 
     def many(self, structures: Sequence[Geometry], *, stress: bool) -> Sequence[Any]:
         """The same for several structures in one call."""
@@ -189,20 +195,23 @@ def _wrapping(model: ForceField, structure: Geometry, rng: np.random.Generator) 
 
 
 def _distance(model: ForceField, structure: Geometry, rng: np.random.Generator) -> float | None:
-    """Two molecules beyond each other's cutoff: the sum of the energies, per atom."""
+    """Two molecules far apart: the sum of the energies, and what two charges do at that distance."""
     if structure.pbc.any():
         return None
-    far = np.array([2.0 * model.cutoff + float(np.ptp(structure.positions, axis=0).max()), 0.0, 0.0])
+    alone = _ask(model, structure)
+    charge = getattr(alone, "charge", None)
+    distance = 3.0 * (2.0 * model.cutoff + float(np.ptp(structure.positions, axis=0).max()))
+    distance, coulomb = (distance, 0.0) if charge is None else (FAR, COULOMB * charge**2 / FAR)
     both = Geometry(
-        np.concatenate([structure.positions, structure.positions @ _orthogonal(rng).T + 3.0 * far]),
+        np.concatenate([structure.positions, structure.positions @ _orthogonal(rng).T + [distance, 0.0, 0.0]]),
         np.concatenate([structure.atomic_numbers] * 2),
     )
-    alone = _ask(model, structure)
-    return abs(float(_ask(model, both).energy - 2.0 * alone.energy)) / max(1.0, float(np.abs(alone.forces).max()))
+    apart = abs(float(_ask(model, both).energy) - 2.0 * float(alone.energy) - coulomb)
+    return apart / max(1.0, float(np.abs(alone.forces).max()))
 
 
 def _cutoff(model: ForceField, structure: Geometry, rng: np.random.Generator) -> float | None:
-    """An atom crosses the cutoff: no step in its force."""
+    """An atom crosses the cutoff: no step in its force, extrapolated from either side."""
     if structure.pbc.any():
         return None
     numbers = structure.atomic_numbers[:2]
@@ -213,7 +222,8 @@ def _cutoff(model: ForceField, structure: Geometry, rng: np.random.Generator) ->
         forces: FloatArray = _ask(model, pair).forces
         return forces
 
-    return float(np.abs(force(model.cutoff + 1e-4) - force(model.cutoff - 1e-4)).max()) / max(scale, 1e-12)
+    inside, outside = (1.5 * force(model.cutoff + h) - 0.5 * force(model.cutoff + 3.0 * h) for h in (-1e-4, 1e-4))
+    return float(np.abs(outside - inside).max()) / max(scale, 1e-12)
 
 
 def _momentum(model: ForceField, structure: Geometry, rng: np.random.Generator) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +21,8 @@ class ModelSource:
     """The name or path, for messages."""
     data: bytes | None = field(repr=False, default=None)
     """Content of the checkpoint; None for a shipped potential."""
+    ions: bool = field(default=False, compare=False)
+    """Whether the model has charges, and so takes charged structures."""
 
     @staticmethod
     def of(model: str | Path | Potential | ModelSource) -> ModelSource:
@@ -32,13 +35,13 @@ class ModelSource:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model.safetensors"
                 checkpoint.save(model, path)
-                return ModelSource("a Potential in memory", path.read_bytes())
+                return ModelSource("a Potential in memory", path.read_bytes(), model.config.long_range)
         if not isinstance(model, str | Path):
             raise TypeError(f"model must be a name, a path or a Potential, not {type(model).__name__}")
         if str(model) in checkpoint.shipped_models():
-            return ModelSource(str(model))
-        checkpoint.check(model)  # refuses what is no checkpoint, however large, before it is read
-        return ModelSource(str(model), checkpoint.resolve(model).read_bytes())
+            return ModelSource(str(model), ions=_ions(checkpoint.read_header(model)))
+        header = checkpoint.check(model)  # refuses what is no checkpoint, however large, before it is read
+        return ModelSource(str(model), checkpoint.resolve(model).read_bytes(), _ions(header))
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Potential:
         """A potential of its own, ready to predict. Raises CheckpointError; ValueError for other kinds of model."""
@@ -52,3 +55,7 @@ class ModelSource:
         if not isinstance(model, Potential):
             raise ValueError(f"{self.label} holds a {type(model).__name__}; an engine needs a Potential")
         return model
+
+
+def _ions(header: dict[str, Any]) -> bool:
+    return bool(header["config"].get("long_range", False))

@@ -42,6 +42,8 @@ EXTRAPOLATION_LIMIT: Final = 2.0
 """Warn when an atom's extrapolation signal passes this: 1 is what 99.9 % of the training atoms stay below."""
 LARGEST_ENERGY: Final = 1000.0
 """eV of one atom beyond its element's reference energy: a hundred times what chemistry has."""
+CHARGE_PER_ATOM: Final = 0.003
+"""e: how far off the charges of a large structure may be, for each of its atoms, before it is called another ion."""
 _ISOLATED: Final = np.zeros(3, dtype=np.bool_)
 _NO_CELL: Final = np.zeros((3, 3))
 
@@ -54,10 +56,8 @@ class ExtrapolationWarning(UserWarning):
     """The structure is unlike the model's training data: its energies and forces may mean nothing."""
 
 
-def refuse_charge(charge: float) -> None:
-    """Raise ValueError for what the models do not describe; charge in e."""
-    if charge:
-        raise ValueError(f"charge {charge:g}: this model describes neutral structures only")
+class ChargeError(ValueError):
+    """A structure is said to have one charge and looks like one of another, or the model knows neutral ones only."""
 
 
 class Geometry(NamedTuple):
@@ -71,6 +71,8 @@ class Geometry(NamedTuple):
     """(3, 3), rows are vectors."""
     pbc: BoolArray = _ISOLATED
     """(3,)."""
+    charge: float | None = None
+    """e; None: that which the structure has by itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +89,12 @@ class Result:
     """(3, 3) eV/Å³; None where not asked for, or not periodic in three directions."""
     extrapolation: float
     """Largest signal of any atom, of any member; NaN if no model carries statistics."""
+    charge: float | None = None
+    """e: what the atoms' charges add up to, near a whole number; None of models without charges."""
+    charges: FloatArray | None = None
+    """(n_atoms,) e."""
+    dipole: FloatArray | None = None
+    """(3,) e·Å about the origin; None of periodic structures too."""
     energy_std: float | None = None
     """eV, over a committee's members (ddof 0); None for a single model."""
     forces_std: FloatArray | None = None
@@ -158,6 +166,8 @@ class Predictor:
         self.elements = tuple(sorted(set.intersection(*(set(model.config.elements) for model in self.models))))
         """Atomic numbers that all members know."""
         self._references = _reference_energies(self.models)
+        self.ions = all(model.config.long_range for model in self.models)
+        """Whether structures may be charged."""
         self.fresh()
 
     def fresh(self) -> None:
@@ -177,22 +187,30 @@ class Predictor:
         for model in self.models:
             model.check_elements(torch.from_numpy(np.asarray(atomic_numbers, np.int64)))
 
+    def check_charge(self, charge: float | None) -> None:
+        """Raise ChargeError for a charge (e) that the models do not describe."""
+        if charge and not self.ions:
+            raise ChargeError(f"charge {charge:g}: {self.label} describes neutral structures only")
+
     def __call__(
         self,
         positions: FloatArray,
         atomic_numbers: IntArray,
         cell: FloatArray = _NO_CELL,
         pbc: BoolArray = _ISOLATED,
+        charge: float | None = None,
         *,
         stress: bool = False,
     ) -> Result:
         """One structure: positions (n_atoms, 3) and cell (3, 3, rows are vectors) in Å, atomic_numbers (n_atoms,),
-        pbc (3,). The neighbour list is kept from call to call; the answer depends on the structure alone.
+        pbc (3,). The neighbour list is kept from call to call; the answer depends on the structure alone. A charge (e)
+        that is given is no input: the structure's own is held to it.
 
-        Raises UnsupportedElement, ValueError for positions that are no structure (no atoms, NaN, atoms closer than
-        `closest`) and cells without volume, PredictionError for results that are not finite, or absurd: an atom with
-        more than `LARGEST_ENERGY` (upwards only where `closest` refuses what would explain it).
+        Raises UnsupportedElement, ChargeError, ValueError for positions that are no structure (no atoms, NaN, atoms
+        closer than `closest`) and cells without volume, PredictionError for results that are not finite, or absurd: an
+        atom with more than `LARGEST_ENERGY` (upwards only where `closest` refuses what would explain it).
         """
+        self.check_charge(charge)
         key = atomic_numbers.tobytes()
         if key != self._known:
             if len(atomic_numbers) == 0:
@@ -201,7 +219,7 @@ class Predictor:
             self._known = key
         graph = self._graphs(positions, atomic_numbers, cell, pbc)
         results = [_result(model(graph, stress=stress), 0) for model in self.models]
-        return self._checked(_committee(results) if self.committee else results[0], atomic_numbers)
+        return self._checked(_committee(results) if self.committee else results[0], atomic_numbers, charge)
 
     def many(self, structures: Sequence[Geometry], *, stress: bool = False) -> list[Result]:
         """Several structures in one call of the network, each as `__call__` would answer, to round-off."""
@@ -210,6 +228,7 @@ class Predictor:
         for structure in structures:
             if len(structure.atomic_numbers) == 0:
                 raise ValueError("a structure has no atoms")
+            self.check_charge(structure.charge)
         self.check(np.unique(np.concatenate([structure.atomic_numbers for structure in structures])))
         graph = Graph.collate([self._graph(structure) for structure in structures])
         of_models = []
@@ -219,7 +238,7 @@ class Predictor:
             of_models.append(_split(prediction, starts))
         by_structure = zip(structures, *of_models, strict=True)
         return [
-            self._checked(_committee(list(of)) if self.committee else of[0], structure.atomic_numbers)
+            self._checked(_committee(list(of)) if self.committee else of[0], structure.atomic_numbers, structure.charge)
             for structure, *of in by_structure
         ]
 
@@ -227,8 +246,10 @@ class Predictor:
         builder = GraphBuilder(self.cutoff, 0.0, closest=self.closest, device=self.device)
         return builder(structure.positions, structure.atomic_numbers, structure.cell, structure.pbc)
 
-    def _checked(self, result: Result, atomic_numbers: IntArray) -> Result:
-        """The result, if it is finite and not absurd; a warning, once, if the structure is unlike the training data."""
+    def _checked(self, result: Result, atomic_numbers: IntArray, charge: float | None) -> Result:
+        """The result, if it is finite, not absurd and of this charge; a warning, once, if the structure is unlike the
+        training data.
+        """
         if not math.isfinite(result.energy + float(np.vdot(result.forces, result.forces))):
             raise PredictionError(
                 "the potential gave an energy or forces that are not finite for this structure: are its units Å, and "
@@ -243,6 +264,8 @@ class Predictor:
                 "its reference energy, chemistry some ten: no potential can know such a structure. Are its units Å, "
                 "its cell large enough, its atoms apart?"
             )
+        if charge is not None and result.charge is not None:
+            _compare_charges(charge, result.charge, len(result.forces))
         if result.extrapolation > EXTRAPOLATION_LIMIT and not self._warned:
             self._warned = True
             warnings.warn(
@@ -261,6 +284,16 @@ def _reference_energies(models: Sequence[Potential]) -> FloatArray:
     for model in models:
         table[list(model.config.elements)] += np.array(model.config.reference_energies) / len(models)
     return table
+
+
+def _compare_charges(given: float, found: float, n_atoms: int) -> None:
+    """Raise ChargeError unless the charge (e) that was given is the one that was found."""
+    if abs(given - found) > max(0.5, CHARGE_PER_ATOM * n_atoms):
+        raise ChargeError(
+            f"the charge is said to be {given:+g}, but the structure looks like one of {round(found):+d} (the charges "
+            f"of its atoms add up to {found:+.2f} e): are there hydrogens too many or too few? Correct the charge or "
+            "the structure; without a charge the structure's own is taken"
+        )
 
 
 def _warn_of_eager_calls(reason: str) -> None:
@@ -289,7 +322,20 @@ def _result(prediction: Prediction, graph: int) -> Result:
         forces=_array(prediction.forces),
         stress=None if prediction.stress is None else _stress(_array(prediction.stress[graph])),
         extrapolation=largest(_array(prediction.extrapolation)),
+        **_electric(prediction, graph, slice(None)),
     )
+
+
+def _electric(prediction: Prediction, graph: int, atoms: slice) -> dict[str, Any]:
+    """What a `Result` says of charges, if anything."""
+    if prediction.charges is None or prediction.charge is None or prediction.dipole is None:
+        return {}
+    dipole = _array(prediction.dipole[graph])
+    return {
+        "charge": prediction.charge[graph].item(),
+        "charges": _array(prediction.charges)[atoms],
+        "dipole": None if np.isnan(dipole).any() else dipole,
+    }
 
 
 def _split(prediction: Prediction, starts: IntArray) -> list[Result]:
@@ -304,6 +350,7 @@ def _split(prediction: Prediction, starts: IntArray) -> list[Result]:
             forces=forces[start:end],
             stress=None if stress is None else _stress(stress[k]),
             extrapolation=largest(extrapolation[start:end]),
+            **_electric(prediction, k, slice(start, end)),
         )
         for k, (start, end) in enumerate(pairwise(starts))
     ]
@@ -333,6 +380,14 @@ def _committee(members: list[Result]) -> Result:
         forces=forces.mean(0),
         stress=np.mean(stresses, axis=0) if stresses else None,
         extrapolation=largest(np.array([member.extrapolation for member in members])),
+        charge=_mean([member.charge for member in members]),
+        charges=_mean([member.charges for member in members]),
+        dipole=_mean([member.dipole for member in members]),
         energy_std=float(np.std(energies)),
         forces_std=forces.std(0),
     )
+
+
+def _mean(values: list[Any]) -> Any:
+    """None unless every member has one."""
+    return None if any(value is None for value in values) else np.mean(values, axis=0)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from egnn_md.compiled import store
 from egnn_md.compiled.package import CompilationError, Package, Sizes, Weights, check_compiler, compile_package
+from egnn_md.models.long_range import Far, FarPairs
 from egnn_md.models.potential import LocalCall, Potential
 
 Compile = bool | Literal["auto"]
@@ -32,9 +33,11 @@ TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
 largest magnitude among them, or over 1."""
 MOST_EDGES: Final = 250_000
 """Beyond, the eager call in blocks: a package keeps the messages of all edges, 4 kB each in float32."""
-_SIZES: Final[tuple[Sizes, ...]] = ({0: "edges"}, {0: "atoms"}, {1: "edges"})
-"""Of each input of `Potential.local_call`, in its order: which dimensions vary, and the names of their sizes."""
-_LIMITS: Final = {"edges": MOST_EDGES}
+MOST_PAIRS: Final = 2_000_000
+"""The same of all pairs of atoms, for models with charges: some 0.1 kB each."""
+_SIZES: Final[tuple[Sizes, ...]] = ({0: "edges"}, {0: "atoms"}, {1: "edges"}, {0: "pairs"}, {1: "pairs"})
+"""Of each input of the code, in its order (see `_inputs`): which dimensions vary, and the names of their sizes."""
+_LIMITS: Final = {"edges": MOST_EDGES, "pairs": MOST_PAIRS}
 """Largest of a size; from 2 on, since no package fits sizes 0 and 1."""
 _EXAMPLE_ATOMS: Final = 12
 _CHECKED_ATOMS: Final = (2, 5, 30, 150)
@@ -54,18 +57,20 @@ class CompiledCall:
         self._versions = self._current()
         self._eager, self._dtype = model.local_call, model.dtype
 
-    def __call__(self, *inputs: Tensor) -> LocalCall:
-        """As `Potential.local_call`, which also has what does not fit the package."""
-        if not self._fits(inputs):
-            return self._eager(*inputs)
+    def __call__(self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None) -> LocalCall:
+        """As `Potential.local_call`, which also has what does not fit the package, periodic cells' waves among it."""
+        inputs = _inputs(vectors, species, edge_index, far)
+        if inputs is None or not self._fits(inputs):
+            return self._eager(vectors, species, edge_index, far)
         if self._versions != self._current():
             self._package.take(self._weights)
             self._versions = self._current()
-        return LocalCall(*self._package(*inputs))
+        energies, gradient, forces, extrapolation, *charges = self._package(*inputs)
+        return LocalCall(energies, gradient, forces, extrapolation, charges[0] if charges else None)
 
     def _fits(self, inputs: _Inputs) -> bool:
         """Whether all sizes and precisions are those that the code was made for."""
-        for value, sizes in zip(inputs, _SIZES, strict=True):
+        for value, sizes in zip(inputs, _SIZES, strict=False):
             if value.is_floating_point() and value.dtype != self._dtype:
                 return False
             for dim, name in sizes.items():
@@ -83,6 +88,15 @@ class CompiledCall:
 
 def _nothing() -> None:
     return None
+
+
+def _inputs(vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None) -> _Inputs | None:
+    """Arguments of `Potential.local_call` as tensors in a row; None for those that have no such form."""
+    if far is None:
+        return vectors, species, edge_index
+    if far.pairs is None or far.waves or far.rows:
+        return None
+    return vectors, species, edge_index, *far.pairs
 
 
 def use_compiled(model: Potential, wanted: Compile, report: Callable[[str], None] = lambda line: None) -> bool:
@@ -155,7 +169,9 @@ def compile_forces(model: Potential, report: Callable[[str], None] = lambda line
     report("compiling the force call, a minute or two, once")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".work-") as work:
         path = Path(work) / store.PACKAGE
-        compile_package(_function(model), _weights(model), example(model, _EXAMPLE_ATOMS), _SIZES, path)
+        inputs = _inputs(*example(model, _EXAMPLE_ATOMS))
+        assert inputs is not None
+        compile_package(_function(model), _weights(model), inputs, _SIZES[: len(inputs)], path)
         seconds = time.perf_counter() - began
         report(f"compiled in {seconds:.0f} s; holding it to the eager call")
         difference = check(model, CompiledCall(model, path))
@@ -174,7 +190,9 @@ def check(model: Potential, compiled: Callable[..., LocalCall]) -> float:
     largest = 0.0
     for n_atoms in _CHECKED_ATOMS:
         inputs = example(model, n_atoms)
-        for ours, eager in zip(compiled(*inputs), model.local_call(*inputs), strict=True):
+        pairs = zip(compiled(*inputs), model.local_call(*inputs), strict=True)
+        for ours, eager in ((ours, eager) for ours, eager in pairs if isinstance(eager, Tensor)):
+            assert isinstance(ours, Tensor)
             known = ~torch.isnan(eager)  # extrapolation, of a model without statistics
             scale = eager[known].abs().max().clamp(min=1.0) if bool(known.any()) else 1.0
             difference = torch.where(known | ~torch.isnan(ours), ours - eager, 0.0).abs().max() / scale
@@ -187,8 +205,8 @@ def check(model: Potential, compiled: Callable[..., LocalCall]) -> float:
     return largest
 
 
-def example(model: Potential, n_atoms: int) -> _Inputs:
-    """Arguments of a force call: a piece of a crystal of mixed elements, atoms 2.5 Å apart and shaken."""
+def example(model: Potential, n_atoms: int) -> tuple[Tensor, Tensor, Tensor, Far | None]:
+    """Arguments of `Potential.local_call`: a piece of a crystal of mixed elements, atoms 2.5 Å apart and shaken."""
     random = torch.Generator().manual_seed(n_atoms)
     side = range(math.ceil(n_atoms ** (1 / 3)))
     lattice = torch.tensor([(x, y, z) for x in side for y in side for z in side][:n_atoms], dtype=torch.float64)
@@ -197,7 +215,11 @@ def example(model: Potential, n_atoms: int) -> _Inputs:
     pairs = torch.cdist(positions, positions) < model.config.cutoff
     edge_index = (pairs & ~torch.eye(n_atoms, dtype=torch.bool)).nonzero().T.contiguous()
     vectors = (positions[edge_index[1]] - positions[edge_index[0]]).to(model.dtype)
-    return vectors, species, edge_index
+    if model.long_range is None:
+        return vectors, species, edge_index, None
+    index = torch.triu_indices(n_atoms, n_atoms, 1)
+    far = FarPairs((positions[index[1]] - positions[index[0]]).to(model.dtype), index)
+    return vectors, species, edge_index, Far(far)
 
 
 class _LocalCall(nn.Module):
@@ -207,8 +229,9 @@ class _LocalCall(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model.local_call(*inputs))
+    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor, *pairs: Tensor) -> tuple[Tensor, ...]:
+        call = self.model.local_call(vectors, species, edge_index, Far(FarPairs(*pairs)) if pairs else None)
+        return tuple(value for value in call if isinstance(value, Tensor))
 
 
 def _weights(model: Potential) -> Weights:

@@ -108,7 +108,7 @@ def check_arrays(data: dict[str, Array], path: Path, per_frame: Sequence[str]) -
     """Raise DataError unless ragged arrays fit each other, `per_frame` being those with one number a frame, and hold
     numbers.
     """
-    labels = ("tag", "gdb", "target_names")
+    labels = ("tag", "gdb", "group", "target_names")
     words = [name for name in data if name not in labels and data[name].dtype.kind not in "iufb"]
     if words:
         raise DataError(f"{path}: {', '.join(words)} are not numbers")
@@ -118,7 +118,8 @@ def check_arrays(data: dict[str, Array], path: Path, per_frame: Sequence[str]) -
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
     n, total = len(data["n_atoms"].ravel()), int(data["n_atoms"].sum())
-    shapes = {"atomic_numbers": (total,), "positions": (total, 3), "forces": (total, 3)}
+    shapes = {"atomic_numbers": (total,), "positions": (total, 3), "forces": (total, 3), "charges": (total,)}
+    shapes |= {"dipole": (n, 3)}
     shapes |= dict.fromkeys(("n_atoms", *per_frame), (n,))
     shapes |= dict.fromkeys(("cell", "stress"), (n, 3, 3))
     wrong = [name for name, shape in shapes.items() if name in data and data[name].shape != shape]

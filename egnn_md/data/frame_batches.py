@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +59,12 @@ class Batch:
     """(n_graphs, 3, 3) eV/Å³."""
     share: Tensor
     """(2,): 1/structures and 1/atoms of the whole step, over all processes, times the number of processes."""
+    charge: Tensor
+    """(n_graphs,) total charge, e, float64."""
+    charges: Tensor
+    """(n_atoms,) e, float64."""
+    dipole: Tensor
+    """(n_graphs, 3) e·Å about the origin, float64."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -68,6 +75,9 @@ class Batch:
             forces=self.forces.to(device),
             stress=None if self.stress is None else self.stress.to(device),
             share=self.share.to(device),
+            charge=self.charge.to(device),
+            charges=self.charges.to(device),
+            dipole=self.dipole.to(device),
         )
 
 
@@ -103,9 +113,18 @@ class FrameBatches(Dataset[Batch]):
             forces=torch.from_numpy(forces).to(self.dtype),
             stress=None if frames.stress is None else torch.from_numpy(frames.stress[chosen]).to(self.dtype),
             share=self.shares(indices),
+            charge=_double(frames.charge, chosen, 0.0),
+            charges=_double(frames.charges, rows, np.nan),
+            dipole=_double(frames.dipole, chosen, np.nan, 3),
         )
 
     def shares(self, indices: list[int]) -> Tensor:
         """(2,): 1/structures, 1/atoms."""
         n_atoms = int(self.frames.n_atoms[np.asarray(indices)].sum())
         return torch.tensor([1.0 / len(indices), 1.0 / n_atoms], dtype=torch.float64)
+
+
+def _double(values: NDArray[np.floating[Any]] | None, rows: NDArray[np.int64], missing: float, *width: int) -> Tensor:
+    """These rows in float64, (n_rows, *width); `missing` where the source has none."""
+    chosen = np.full((len(rows), *width), missing) if values is None else values[rows]
+    return torch.from_numpy(np.asarray(chosen, np.float64))

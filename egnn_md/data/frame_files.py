@@ -21,10 +21,12 @@ from egnn_md.storage import sha256
 
 def read_frames(path: str | Path, keys: LabelKeys | None = None) -> Frames:
     """Frames from an npz of ragged arrays (`n_atoms`, `atomic_numbers`, `positions`, `energy`, `forces`, optional
-    `cell`, `pbc`, `stress`, `gdb`, `tag`, `charge`, `multiplicity`) or from anything ase reads with energies.
+    `cell`, `pbc`, `stress`, `gdb` or `group`, `tag`, `charge`, `multiplicity`, `charges`, `dipole`) or from anything
+    ase reads with energies.
 
-    Energies in eV, forces in eV/Å; `keys` are their names in the file. Raises DataError for missing, empty, broken or
-    unlabelled files and for numbers that cannot be, naming the file and the frame.
+    Energies in eV, forces in eV/Å, charges in e, dipole moments in e·Å; `keys` are the names of labels in the file.
+    Raises DataError for missing, empty, broken or unlabelled files and for numbers that cannot be, naming the file and
+    the frame.
     """
     path = Path(path)
     if not path.exists():
@@ -38,7 +40,7 @@ def read_frames(path: str | Path, keys: LabelKeys | None = None) -> Frames:
     return replace(frames, sources=(f"{path.name} {sha256(path)}",))
 
 
-_OPTIONAL: Final = ("has_forces", "cell", "pbc", "gdb", "tag", "charge", "multiplicity")
+_OPTIONAL: Final = ("has_forces", "cell", "pbc", "gdb", "group", "tag", "charge", "multiplicity", "charges", "dipole")
 
 
 def _read_npz(path: Path, keys: LabelKeys) -> Frames:
@@ -49,7 +51,7 @@ def _read_npz(path: Path, keys: LabelKeys) -> Frames:
             data[kind] = data.pop(name)
         elif getattr(keys, kind) is not None:
             raise DataError(f"{path} has no {name!r} (data.{kind}_key)")
-    check_arrays(data, path, per_frame=("energy", "gdb", "tag", "has_forces", "charge", "multiplicity"))
+    check_arrays(data, path, per_frame=("energy", "gdb", "group", "tag", "has_forces", "charge", "multiplicity"))
     n_atoms = data["n_atoms"].astype(np.int64)
     n = len(n_atoms)
     cell = data.get("cell", np.zeros((n, 3, 3))).astype(np.float64)
@@ -70,8 +72,11 @@ def _read_npz(path: Path, keys: LabelKeys) -> Frames:
         tag=data["tag"].astype(str) if "tag" in data else np.full(n, ""),
         charge=data["charge"].astype(np.float64) if "charge" in data else None,
         multiplicity=data["multiplicity"].astype(np.float64) if "multiplicity" in data else None,
+        charges=data.get("charges"),
+        dipole=data.get("dipole"),
     )
-    return replace(frames, group=data["gdb"].astype(str) if "gdb" in data else _formulas(frames))
+    named = data.get("group", data.get("gdb"))
+    return replace(frames, group=_formulas(frames) if named is None else named.astype(str))
 
 
 def _formulas(frames: Frames) -> NDArray[np.str_]:
@@ -108,9 +113,23 @@ def _read_structures(path: Path, keys: LabelKeys) -> Frames:
         charge=np.array([charge_of(atoms) for atoms in read]),
         multiplicity=np.array([multiplicity_of(atoms) for atoms in read]),
     )
+    charges, dipole = _results(read, "charges", ()), _results(read, "dipole", (3,))
+    frames = replace(frames, charges=charges, dipole=dipole)
     named = [atoms.info.get("group", atoms.info.get("gdb")) for atoms in read]
     groups = [g if name is None else str(name) for name, g in zip(named, _formulas(frames), strict=True)]
     return replace(frames, group=np.array(groups))
+
+
+def _results(read: list[Any], name: str, per_frame: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """Charges (one for each atom) or dipoles that calculators left with the structures; NaN where there are none."""
+    rows, some = [], False
+    for atoms in read:
+        shape = per_frame or (len(atoms),)
+        value = None if atoms.calc is None else atoms.calc.results.get(name)
+        there = value is not None and np.shape(value) == shape
+        rows.append(np.asarray(value, np.float64) if there else np.full(shape, np.nan))
+        some = some or there
+    return (np.stack(rows) if per_frame else np.concatenate(rows)) if some else None
 
 
 def _sound(item: Any, index: int, path: Path) -> Any:

@@ -46,6 +46,10 @@ class Frames:
     """(n_frames,) total charges, e; None: all neutral."""
     multiplicity: NDArray[np.float64] | None = None
     """(n_frames,) of the spin; None: all closed shells."""
+    charges: Array | None = None
+    """(total,) charges of the atoms, e; NaN where unknown."""
+    dipole: Array | None = None
+    """(n_frames, 3) dipole moments about the origin, e·Å; NaN where unknown."""
     sources: tuple[str, ...] = field(default=())
     """Files the frames came from, each with the SHA-256 of its bytes: "name sha256"."""
 
@@ -83,20 +87,24 @@ class Frames:
             tag=self.tag[indices],
             charge=None if self.charge is None else self.charge[indices],
             multiplicity=None if self.multiplicity is None else self.multiplicity[indices],
+            charges=None if self.charges is None else self.charges[rows],
+            dipole=None if self.dipole is None else self.dipole[indices],
         )
 
-    def check_closed_shells(self) -> None:
-        """Raise DataError if a frame has a charge or unpaired electrons: a potential without such inputs would learn
-        their energies as if they were those of neutral closed shells.
+    def check_closed_shells(self, *, ions: bool = False) -> None:
+        """Raise DataError if a frame has unpaired electrons or, unless the potential knows `ions`, a charge: without
+        such inputs it would learn their energies as if they were those of neutral closed shells.
         """
         charged = np.zeros(len(self)) if self.charge is None else self.charge
         open_shell = np.ones(len(self)) if self.multiplicity is None else self.multiplicity
-        wrong = np.flatnonzero(~(np.abs(charged) <= NEUTRAL) | (open_shell != 1))
+        allowed = np.isfinite(charged) if ions else np.abs(charged) <= NEUTRAL
+        wrong = np.flatnonzero(~allowed | (open_shell != 1))
         if len(wrong):
+            knows = "closed shells only" if ions else "neutral closed shells only (model.long_range = true: ions too)"
             raise DataError(
                 f"{len(wrong)} of {len(self)} frames are charged or open shells (the first is frame {wrong[0]}: charge "
-                f"{charged[wrong[0]]:g}, multiplicity {open_shell[wrong[0]]:g}): this potential knows neutral closed "
-                "shells only; leave them out"
+                f"{charged[wrong[0]]:g}, multiplicity {open_shell[wrong[0]]:g}): this potential knows {knows}; "
+                "leave them out"
             )
 
     def composition(self, elements: Sequence[int]) -> NDArray[np.float64]:
@@ -126,23 +134,25 @@ def concatenate(parts: Sequence[Frames]) -> Frames:
     if len(parts) == 1:
         return parts[0]
 
-    def join(name: str, per_frame: tuple[int, ...] | None) -> Array | None:
+    def join(name: str, *width: int, by_atom: bool = False) -> Array | None:
         values = [getattr(part, name) for part in parts]
         if all(value is None for value in values):
             return None
         filled = []
         for part, value in zip(parts, values, strict=True):
-            shape = (len(part.positions), 3) if per_frame is None else (len(part), *per_frame)
+            shape = (len(part.positions) if by_atom else len(part), *width)
             filled.append(np.full(shape, np.nan, np.float32) if value is None else value)
         return np.concatenate(filled)
 
     plain = ("n_atoms", "atomic_numbers", "positions", "energy", "cell", "pbc", "group", "tag")
     return Frames(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in plain},
-        forces=join("forces", None),
-        stress=join("stress", (3, 3)),
+        forces=join("forces", 3, by_atom=True),
+        stress=join("stress", 3, 3),
         charge=_per_frame(parts, "charge", 0.0),
         multiplicity=_per_frame(parts, "multiplicity", 1.0),
+        charges=join("charges", by_atom=True),
+        dipole=join("dipole", 3),
         sources=tuple(source for part in parts for source in part.sources),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from egnn_md.chemistry.elements import UnsupportedElement
+from egnn_md.chemistry.structures import NEUTRAL, charge_of, multiplicity_of
 from egnn_md.compiled.forces import use_compiled
 from egnn_md.dynamics.batched import Batch, State, Thermostat, run
 from egnn_md.dynamics.batched_relax import LARGEST, relax_batched
@@ -56,11 +58,11 @@ def refusal(model: Potential, atoms: Atoms) -> str:
         model.check_elements(torch.from_numpy(np.asarray(atoms.numbers, np.int64)))
     except (StructureError, UnsupportedElement) as error:
         return str(error)
-    charge, spin = atoms.info.get("charge"), atoms.info.get("spin")
-    if charge not in (None, 0) or abs(atoms.get_initial_charges().sum()) > 0.01:
+    charge, multiplicity = charge_of(atoms), multiplicity_of(atoms)
+    if math.isnan(charge) or (abs(charge) > NEUTRAL and not model.config.long_range):
         return "it is charged; the model knows neutral structures only"
-    if spin not in (None, 1):
-        return f"its multiplicity is {spin}; the model knows closed shells (1) only"
+    if multiplicity != 1:
+        return f"its multiplicity is {multiplicity:g}; the model knows closed shells (1) only"
     return ""
 
 

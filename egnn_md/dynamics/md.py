@@ -54,7 +54,9 @@ def start(
     """
     check_ensemble(atoms, settings)
     energy = _first_energy(atoms)
-    info = {name: float(atoms.info[name]) for name in ("charge", "spin") if atoms.info.get(name) is not None}
+    info = {
+        name: float(atoms.info[name]) for name in ("charge", "spin", "multiplicity") if atoms.info.get(name) is not None
+    }
     atoms = _with_calculator(build_atoms(atom_arrays(atoms), info), atoms.calc)
     if settings.engine == "openmm":
         orient(atoms)

@@ -124,7 +124,7 @@ def evaluate_file(model: Potential, header: Mapping[str, Any], request: Request)
     except DataError:  # another file than the training's may have other names
         frames = read_frames(request.file)
     frames = _side(frames, header, request.split or "all")
-    frames.check_closed_shells()
+    frames.check_closed_shells(ions=model.config.long_range)
     result = evaluate(model, frames, request.batch_size, lambda done: request.progress(done, len(frames)))
     rows = [_row("all", result), *(_row(tag or "(no tag)", part) for tag, part in result.by_tag.items())]
     return Evaluation(

@@ -79,10 +79,11 @@ class Network(nn.Module):
         energies = second(silu(hidden)).squeeze(-1).double()
         return energies, state.h, NetworkTape(blocks, tapes, hidden)
 
-    def gradient(self, tape: NetworkTape) -> Tensor:
-        """∂E/∂r_ij, (n_edges, 3) eV/Å, E the sum of all energies."""
+    def gradient(self, tape: NetworkTape, by_features: Tensor | None = None) -> Tensor:
+        """∂E/∂r_ij, (n_edges, 3) eV/Å, E the sum of all energies and of what else was made of the features."""
         into, out = (part.weight for part in self.readout if isinstance(part, nn.Linear))
-        by = State(silu_vjp(out.expand(tape.hidden.shape[0], -1), tape.hidden) @ into)
+        by_h = silu_vjp(out.expand(tape.hidden.shape[0], -1), tape.hidden) @ into
+        by = State(by_h if by_features is None else by_h + by_features)
         by_pairs = [PairGradients() for _ in tape.blocks]
         for k in reversed(range(len(self.layers))):
             by = self._layer(k).vjp(tape.layers[k], by, by_pairs, inputs=k > 0)

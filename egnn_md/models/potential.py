@@ -2,10 +2,11 @@
 
 The energy is a sum of terms (`egnn_md.models.terms`). Those that a checkpoint has are
 
-    E = Σ_i [ E0(Z_i) + ε(h_i) ] + ½ Σ_ij E_ZBL(d_ij)
+    E = Σ_i [ E0(Z_i) + ε(h_i) ] + ½ Σ_ij E_ZBL(d_ij)  (+ charges and dispersion at any distance: `long_range`)
 
 a reference energy for each element, a network and a screened nuclear repulsion. They depend on positions through the
 edge vectors r_ij alone, so that g_ij = ∂E/∂r_ij gives both F_k = Σ_j g_kj - Σ_i g_ik and the virial Σ_ij r_ij ⊗ g_ij.
+Charges are read from the network's features between its way forward and its way back, and so are part of g_ij.
 Energies are summed in float64 whatever the precision of the network.
 """
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from egnn_md.graph import Graph, Prediction
 from egnn_md.models.bounds import check_sizes
+from egnn_md.models.long_range import Far, FarField, LongRange, far_of
 from egnn_md.models.network import Network
 from egnn_md.models.species import Species, check_elements
 from egnn_md.models.terms import EnergyTerm, NuclearRepulsion, ReferenceEnergies, System, TermResult
@@ -56,6 +58,8 @@ class PotentialConfig:
     core_end: float = 0.75
     """Between these distances, in sums of covalent radii, the network's view of a pair stops shrinking, at 0.625: no
     nearer than what close contacts in the training data can show it."""
+    long_range: bool = False
+    """Whether atoms have charges and dispersion that act at any distance; so the model knows ions."""
 
     def __post_init__(self) -> None:
         check_elements(self.elements)
@@ -77,10 +81,12 @@ class ForceCall(NamedTuple):
     """∂E/∂r_ij, (n_edges, 3) eV/Å."""
     features: Tensor
     """Final features of the network, (n_atoms, hidden_dim)."""
+    far: FarField | None
+    """What charges and dispersion add; the first two have it in them."""
 
 
 class LocalCall(NamedTuple):
-    """What follows of a `ForceCall`, for a structure whose edges are all that counts."""
+    """What follows of a `ForceCall`."""
 
     energies: Tensor
     """(n_atoms,) eV, float64."""
@@ -90,6 +96,10 @@ class LocalCall(NamedTuple):
     """(n_atoms, 3) eV/Å."""
     extrapolation: Tensor
     """(n_atoms,)."""
+    charges: Tensor | None = None
+    """(n_atoms, 2) e, see `FarField`."""
+    virials: tuple[Tensor, ...] = ()
+    """Of what no edge carries, (3, 3) eV for each periodic structure."""
 
 
 class Potential(Shown, nn.Module):
@@ -118,6 +128,7 @@ class Potential(Shown, nn.Module):
             core_end=config.core_end,
         )
         self.repulsion = NuclearRepulsion(config.elements, reach=config.repulsion_reach)
+        self.long_range = LongRange(config.elements, config.hidden_dim) if config.long_range else None
         self.familiarity = Familiarity(config.hidden_dim, len(config.elements))
         self.valences = Valences(config.elements)
         self.terms: list[EnergyTerm] = []
@@ -160,11 +171,14 @@ class Potential(Shown, nn.Module):
             inside = (vectors.square().sum(-1) < self.config.cutoff**2).nonzero().squeeze(-1)
             vectors = vectors.index_select(0, inside).to(self.dtype)
             edge_index = graph.edge_index.index_select(1, inside)
+            far = None if self.long_range is None else far_of(graph, self.dtype)
             local_call = self.local_call if differentiable else self.compiled or self._untracked_call
-            energies, gradient, forces, extrapolation = local_call(vectors, species, edge_index)
+            energies, gradient, forces, extrapolation, charges, virials = local_call(vectors, species, edge_index, far)
             stresses = None
             if stress:
                 stresses = stress_from_edges(vectors, gradient, edge_index, graph.batch, graph.cell, graph.pbc)
+                if virials and far is not None:
+                    stresses = stresses + stress_from_virials(virials, far, graph.cell, graph.pbc)
             if self.terms:
                 system = System(vectors, species, edge_index, len(self.config.elements), graph)
                 results = [term(system) for term in self.terms]
@@ -175,19 +189,28 @@ class Potential(Shown, nn.Module):
                 stress=stresses,
                 energies=energies,
                 extrapolation=extrapolation,
+                **({} if charges is None else of_charges(charges, graph)),
             )
 
-    def _untracked_call(self, *inputs: Tensor) -> LocalCall:
+    def _untracked_call(
+        self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None
+    ) -> LocalCall:
         """`local_call`, of which autograd is told nothing, a tenth of a small molecule's time; ordinary tensors."""
         with torch.inference_mode():
-            call = self.local_call(*inputs)
-        return LocalCall(*(value.clone() for value in call))
+            call = self.local_call(vectors, species, edge_index, far)
+        return call._replace(
+            **{name: value.clone() for name, value in call._asdict().items() if isinstance(value, Tensor)},
+            virials=tuple(virial.clone() for virial in call.virials),
+        )
 
-    def local_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> LocalCall:
+    def local_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None) -> LocalCall:
         """`force_call`, and what atoms get of it."""
-        energies, gradient, features = self.force_call(vectors, species, edge_index)
+        energies, gradient, features, field = self.force_call(vectors, species, edge_index, far)
         forces = forces_from_edges(gradient, edge_index, species.shape[0])
-        return LocalCall(energies, gradient, forces, self.extrapolation(features, vectors, edge_index, species))
+        extrapolation = self.extrapolation(features, vectors, edge_index, species)
+        if field is None:
+            return LocalCall(energies, gradient, forces, extrapolation)
+        return LocalCall(energies, gradient, forces + field.forces, extrapolation, field.charges, field.virials)
 
     def extrapolation(self, features: Tensor, vectors: Tensor, edge_index: Tensor, species: Tensor) -> Tensor:
         """How unlike the training data each atom is, (n_atoms,): by its final features, or by its bonds if these are
@@ -196,17 +219,22 @@ class Potential(Shown, nn.Module):
         unfamiliar = self.familiarity(features.detach(), species)
         return stranger(unfamiliar, self.valences(vectors.detach(), edge_index, species))
 
-    def force_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> ForceCall:
+    def force_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None) -> ForceCall:
         """The terms of the checkpoint: a function of tensors alone, which can be traced, and differentiated by the
         weights where gradients are tracked.
 
         r_ij (n_edges, 3) in Å, all within the cutoff; species (n_atoms,) int64 positions in `config.elements`;
-        edge_index (2, n_edges).
+        edge_index (2, n_edges); `far` of models with `long_range`.
         """
         system = System(vectors, species, edge_index, len(self.config.elements))
-        learned, repulsion = self.network(system), self.repulsion(system)
-        energies = learned.energies + repulsion.energies + self.reference(system).energies
-        return ForceCall(energies, learned.by_edge + repulsion.by_edge, learned.features)
+        learned, features, tape = self.network.evaluate(system)
+        field = None if self.long_range is None or far is None else self.long_range(features, species, far)
+        repulsion = self.repulsion(system)
+        energies = learned + repulsion.energies + self.reference(system).energies
+        if field is not None:
+            energies = energies + field.energies
+        by_edge = self.network.gradient(tape, None if field is None else field.by_features)
+        return ForceCall(energies, by_edge + repulsion.by_edge, features, field)
 
 
 def forces_from_edges(gradient: Tensor, edge_index: Tensor, n_atoms: int) -> Tensor:
@@ -227,6 +255,24 @@ def stress_from_edges(
         virials = vectors.unsqueeze(-1) * gradient.unsqueeze(-2)
         virial = segment_sum(virials, batch.index_select(0, edge_index[0]), cell.shape[0])
     return _over_volume(virial, cell, pbc)
+
+
+def of_charges(charges: Tensor, graph: Graph) -> dict[str, Tensor]:
+    """What a `Prediction` says of them: charges (n_atoms, 2) as in `FarField`."""
+    sources, reported = charges.double().unbind(1)
+    dipole = segment_sum(sources[:, None] * graph.positions.double(), graph.batch, graph.n_graphs)
+    return {
+        "charges": reported,
+        "charge": segment_sum(sources, graph.batch, graph.n_graphs),
+        "dipole": torch.where(graph.pbc.any(-1, keepdim=True), torch.nan, dipole),
+    }
+
+
+def stress_from_virials(virials: Sequence[Tensor], far: Far, cell: Tensor, pbc: Tensor) -> Tensor:
+    """Stress (n_graphs, 3, 3) eV/Å³ of what `far` sums over waves, from its virials (eV) of each periodic structure."""
+    found = torch.zeros(cell.shape[0], 3, 3, dtype=virials[0].dtype, device=cell.device)
+    which = torch.tensor([part.structure for part in far.waves], device=cell.device)
+    return _over_volume(found.index_copy(0, which, torch.stack(list(virials))), cell, pbc)
 
 
 def _over_volume(virial: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:

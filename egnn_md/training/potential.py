@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egnn_md.checkpoint import load
+from egnn_md.checkpoint import load, read_header
 from egnn_md.chemistry.elements import NUMBER_OF, symbols
 from egnn_md.data.frame_batches import Batch, EdgeTable, FrameBatches
 from egnn_md.data.frame_files import read_frames
@@ -35,13 +35,13 @@ class PotentialTask:
     """See `Task`. The score is the force error, or the energy error of data without forces."""
 
     config_class: ClassVar[type[RunConfig]] = PotentialRun
-    loss_names = ("loss", "force_loss", "energy_loss")
+    loss_names = ("loss", "force_loss", "energy_loss", "charge_loss", "dipole_loss")
     error_names = ("force_mae", "energy_mae")
     curve = LearningCurve("force_loss", "force_mae", "meV/Å", loss_factor=1e3)
 
     def __init__(self, config: PotentialRun, files: list[Path]) -> None:
         self.config = config
-        self.splits = load_splits(config.data, files)
+        self.splits = load_splits(config.data, files, ions=knows_ions(config))
         self._loss: PotentialLoss | None = None
 
     def build_model(self) -> Potential:
@@ -59,7 +59,13 @@ class PotentialTask:
         if self._loss is None:
             self._loss = PotentialLoss(model, self.config.training)
         terms = self._loss(batch)
-        return {"loss": terms.total, "force_loss": terms.force, "energy_loss": terms.energy}
+        return {
+            "loss": terms.total,
+            "force_loss": terms.force,
+            "energy_loss": terms.energy,
+            "charge_loss": terms.charge,
+            "dipole_loss": terms.dipole,
+        }
 
     def error_sums(self, model: Potential, batch: Batch) -> Tensor:
         """(4,): Σ|ΔF| and its components, Σ|ΔE| per atom and its structures."""
@@ -110,11 +116,20 @@ class Splits:
     """How many frames were divided in blocks of time, for want of groups; None: by groups."""
 
 
-def load_splits(data: PotentialDataConfig, data_files: list[Path]) -> Splits:
-    """Read and divide the structures by group. Raises DataError if a side is empty or a structure is charged."""
+def knows_ions(config: PotentialRun) -> bool:
+    """Whether the model of this run has charges. Raises CheckpointError (init_from)."""
+    if config.model.long_range or config.init_from is None:
+        return config.model.long_range
+    return bool(read_header(config.init_from).get("config", {}).get("long_range", False))
+
+
+def load_splits(data: PotentialDataConfig, data_files: list[Path], *, ions: bool = False) -> Splits:
+    """Read and divide the structures by group. Raises DataError if a side is empty or, unless the model knows `ions`,
+    a structure is charged.
+    """
     keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key)
     n_files = len(data_files) - len(data.valid_files)
-    frames, own_valid = (_read(files, keys, data) for files in (data_files[:n_files], data_files[n_files:]))
+    frames, own_valid = (_read(files, keys, data, ions) for files in (data_files[:n_files], data_files[n_files:]))
     assert frames is not None
     if not np.isfinite(frames.energy).any():
         warnings.warn("the data has no energies: forces alone are learned, energies are up to a constant", stacklevel=2)
@@ -137,12 +152,12 @@ def load_splits(data: PotentialDataConfig, data_files: list[Path]) -> Splits:
     return Splits(train, valid, _within(test, train), len(frames) if by_time else None)
 
 
-def _read(files: list[Path], keys: LabelKeys, data: PotentialDataConfig) -> Frames | None:
+def _read(files: list[Path], keys: LabelKeys, data: PotentialDataConfig, ions: bool) -> Frames | None:
     """The structures of some files; None of none."""
     if not files:
         return None
     frames = concatenate([read_frames(path, keys) for path in files])
-    frames.check_closed_shells()
+    frames.check_closed_shells(ions=ions)
     if data.exclude_tags:
         frames = frames.select(np.flatnonzero(~np.isin(frames.tag, data.exclude_tags)))
     return frames
@@ -210,22 +225,40 @@ def build_model(config: PotentialRun, frames: Frames) -> Potential:
     start = load(config.init_from, dtype=dtype)
     if not isinstance(start, Potential):
         raise ConfigError(f"init_from {config.init_from!r} is a {type(start).__name__}, no potential")
-    unknown = set(elements) - set(start.config.elements)
-    if unknown:
-        raise ConfigError(f"init_from {config.init_from!r} does not know {symbols(sorted(unknown))} of the data")
-    given = config.model.model_fields_set & {"repulsion_reach", "core_start", "core_end"}
-    core = config.model.model_dump(include=given)
-    model = Potential(replace(_shifted(start.config, frames, config.data.reference_energies), **core)).to(dtype)
-    model.load_state_dict(start.state_dict())
+    given = config.model.model_fields_set & {"repulsion_reach", "core_start", "core_end", "long_range"}
+    changed = config.model.model_dump(include=given)
+    known = tuple(sorted({*elements, *start.config.elements}))
+    shifted = _shifted(start.config, frames, config.data.reference_energies, known)
+    model = Potential(replace(shifted, **changed)).to(dtype)
+    _take_over(model, start)
     return model
 
 
-def _shifted(config: PotentialConfig, frames: Frames, given: Mapping[str, float]) -> PotentialConfig:
-    """The same model with reference energies of the new data: another method has another zero of energy."""
+def _take_over(model: Potential, start: Potential) -> None:
+    """The weights of `start`, by name; rows of elements that it does not know begin as the mean of those it knows."""
+    rows = torch.tensor([z in start.config.elements for z in model.config.elements])
+    state = model.state_dict()
+    for name, value in start.state_dict().items():
+        if value.shape == state[name].shape:
+            state[name] = value
+        else:
+            grown = value.mean(0, keepdim=True).expand_as(state[name]).clone()
+            grown[rows] = value
+            state[name] = grown
+    model.load_state_dict(state)
+
+
+def _shifted(
+    config: PotentialConfig, frames: Frames, given: Mapping[str, float], known: tuple[int, ...]
+) -> PotentialConfig:
+    """The same model for the elements `known`, with reference energies of the new data: another method has another
+    zero of energy.
+    """
     present = tuple(int(z) for z in np.unique(frames.atomic_numbers))
     fitted = dict(zip(present, reference_energies(frames, present, given), strict=True))
     old = dict(zip(config.elements, config.reference_energies, strict=True))
-    return replace(config, reference_energies=tuple(fitted.get(z, old[z]) for z in config.elements))
+    energies = tuple(fitted[z] if z in fitted else old[z] for z in known)
+    return replace(config, elements=known, reference_energies=energies)
 
 
 @torch.no_grad()

@@ -52,11 +52,14 @@ class PotentialModelConfig(Section):
     n_tensors: int = Field(16, ge=0, le=4096)
     """Channels of rank 2; 0 does without."""
     n_radial: Width = 20
+    long_range: bool = False
+    """Charges, and dispersion, that act at any distance: for data with ions (`charge`), with atomic `charges` and
+    `dipole`, where there are any. With init_from it may be new: its weights begin at random."""
     repulsion_reach: float = Field(0.85, gt=0)
     core_start: float = Field(0.5, gt=0)
     core_end: float = Field(0.7, gt=0)
-    """Sums of covalent radii; see `PotentialConfig`. With init_from these three are the only keys of [model] that
-    count: they have no weights."""
+    """Sums of covalent radii; see `PotentialConfig`. With init_from these three, which have no weights, and long_range
+    are the only keys of [model] that count."""
 
 
 class PotentialTrainingConfig(TrainingConfig):
@@ -69,6 +72,10 @@ class PotentialTrainingConfig(TrainingConfig):
     """Of the length of an atom's force error, eV/Å."""
     stress_weight: float = Field(0.0, ge=0)
     """Of the stress error, eV/Å³; 0 leaves stress out."""
+    charge_weight: float = Field(0.5, ge=0)
+    """Of the errors of charges, e, of atoms and of structures: models with long_range."""
+    dipole_weight: float = Field(0.2, ge=0)
+    """Of the length of the error of dipole moments, e·Å: models with long_range."""
     compile: bool = False
     """Trace and compile the training step: a minute or two at the start, then about 2.5x faster on a CPU."""
 

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from egnn_md.data.frame_batches import Batch
-from egnn_md.models.potential import ForceCall, Potential, forces_from_edges, stress_from_edges
+from egnn_md.models.long_range import Far, far_of
+from egnn_md.models.potential import (
+    ForceCall,
+    Potential,
+    forces_from_edges,
+    stress_from_edges,
+    stress_from_virials,
+)
 from egnn_md.nn.compilation import compile_function
 from egnn_md.nn.ops import segment_sum
 from egnn_md.training.potential_config import PotentialTrainingConfig
@@ -25,10 +32,16 @@ class LossTerms(NamedTuple):
     """eV/atom (l1) or its square (mse)."""
     stress: Tensor
     """eV/Å³ (l1) or its square (mse); 0 without."""
+    charge: Tensor
+    """e: error of an atom's charge, plus that of a structure's, plus a tenth of how far the charges that make the field
+    are from those that are reported; 0 without."""
+    dipole: Tensor
+    """Length of the error of a structure's dipole moment, e·Å; 0 without."""
 
 
 class PotentialLoss:
-    """Energy error per atom, force error and stress error of a batch, each with its weight.
+    """Energy error per atom, force error and stress error of a batch, and those of charges and dipole moments for
+    models that have them, each with its weight.
 
     "l1": mean absolute energy error per atom, mean length of the force error; "mse": mean squares. Labels that are
     NaN do not count. With `compile`, the first call traces forward, forces and loss into one graph and compiles it.
@@ -40,7 +53,8 @@ class PotentialLoss:
         self._compiled: Callable[..., tuple[Tensor, ...]] | None = None
 
     def __call__(self, batch: Batch) -> LossTerms:
-        graph = batch.graph
+        graph, model = batch.graph, self.model
+        far = None if model.long_range is None else far_of(graph, model.dtype)
         inputs = (
             graph.edge_vectors().to(self.model.dtype),
             self.model.species(graph.atomic_numbers),
@@ -52,11 +66,14 @@ class PotentialLoss:
             batch.forces,
             batch.share,
             batch.stress if self.config.stress_weight > 0 else None,
+            far,
+            None if far is None else (graph.positions, batch.charge, batch.charges, batch.dipole),
         )
         parameters = dict(self.model.named_parameters())
-        if self.config.compile and self._compiled is None:
+        traceable = far is None or not far.waves  # cells are as many as they are in each batch
+        if self.config.compile and traceable and self._compiled is None:
             self._compiled = compile_function(self._terms, (parameters, *inputs))
-        terms = self._terms if self._compiled is None else self._compiled
+        terms = self._compiled if traceable and self._compiled is not None else self._terms
         total, *parts = terms(parameters, *inputs)
         return LossTerms(total, *(part.detach() for part in parts))
 
@@ -73,12 +90,15 @@ class PotentialLoss:
         forces: Tensor,
         share: Tensor,
         stress: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        far: Far | None,
+        electric: tuple[Tensor, Tensor, Tensor, Tensor] | None,
+    ) -> tuple[Tensor, ...]:
         config, n_graphs = self.config, energy.shape[0]
-        energies, gradient, _ = torch.func.functional_call(
-            _ForceCall(self.model), {f"model.{k}": v for k, v in parameters.items()}, (vectors, species, edge_index)
-        )
+        named, inputs = {f"model.{k}": v for k, v in parameters.items()}, (vectors, species, edge_index, far)
+        energies, gradient, _, field = torch.func.functional_call(_ForceCall(self.model), named, inputs)
         predicted_forces = forces_from_edges(gradient, edge_index, batch.shape[0])
+        if field is not None:
+            predicted_forces = predicted_forces + field.forces
         counts = segment_sum(torch.ones_like(energies), batch, n_graphs)
         energy_error = _known((segment_sum(energies, batch, n_graphs) - energy) / counts, energy).unsqueeze(-1)
         energy_term = _penalty(energy_error, config.loss).sum() * share[0]
@@ -86,12 +106,35 @@ class PotentialLoss:
         stress_term = energy_term * 0.0
         if stress is not None:
             predicted_stress = stress_from_edges(vectors, gradient, edge_index, batch, cell, pbc)
+            if field is not None and far is not None and field.virials:
+                predicted_stress = predicted_stress + stress_from_virials(field.virials, far, cell, pbc)
             stress_error = _known(predicted_stress - stress, stress).reshape(n_graphs, 9)
             stress_term = _penalty(stress_error, config.loss).sum() * share[0]
+        charge_term = dipole_term = energy_term * 0.0
+        if field is not None and electric is not None:
+            charge_term, dipole_term = _electric_terms(field.charges, electric, batch, share)
         total = (
-            config.energy_weight * energy_term + config.force_weight * force_term + config.stress_weight * stress_term
+            config.energy_weight * energy_term
+            + config.force_weight * force_term
+            + config.stress_weight * stress_term
+            + config.charge_weight * charge_term
+            + config.dipole_weight * dipole_term
         )
-        return total, force_term, energy_term, stress_term
+        return total, force_term, energy_term, stress_term, charge_term, dipole_term
+
+
+def _electric_terms(
+    charges: Tensor, electric: tuple[Tensor, Tensor, Tensor, Tensor], batch: Tensor, share: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See `LossTerms`: of charges (n_atoms, 2) as in `FarField`, beside positions, total charges, charges, dipoles."""
+    positions, total_label, label, dipole_label = electric
+    n_graphs = total_label.shape[0]
+    sources, reported = charges.double().unbind(-1)
+    total = segment_sum(sources, batch, n_graphs) - total_label
+    apart = _known(reported - label, label).abs() + 0.1 * _known(sources - label, label).abs()
+    dipole = segment_sum(sources.unsqueeze(-1) * positions, batch, n_graphs) - dipole_label
+    lengths = (_known(dipole, dipole_label).square().sum(-1) + 1e-8).sqrt()
+    return apart.sum() * share[1] + total.abs().sum() * share[0], lengths.sum() * share[0]
 
 
 class _ForceCall(torch.nn.Module):
@@ -101,8 +144,8 @@ class _ForceCall(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> ForceCall:
-        return self.model.force_call(vectors, species, edge_index)
+    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None) -> ForceCall:
+        return self.model.force_call(vectors, species, edge_index, far)
 
 
 def _known(error: Tensor, label: Tensor) -> Tensor:
