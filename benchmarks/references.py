@@ -2,8 +2,9 @@
 
 FILE is an npz of structures and reactions: n_atoms, atomic_numbers, positions (Å), charge, unpaired, and rxn_ptr,
 rxn_index, rxn_coef, reference (eV), rxn_group: Σ coef · E[index] of reaction k is compared with its reference.
-Reactions with charges, open shells or elements that the model does not know are counted as refused. --teacher adds
-GFN2-xTB (tblite) on the same structures, and the distance between the two.
+Reactions with charges, open shells or elements that the model does not know are counted as refused, and so are those
+with structures of which the model says another charge. --teacher adds GFN2-xTB (tblite) on the same structures, and the
+distance between the two.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from _common import make_parser, parse, print_table, write_json
 from numpy.typing import NDArray
 
 from egnn_md.chemistry.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE, KJ_PER_MOL_PER_EV
-from egnn_md.predict import ExtrapolationWarning, Geometry, PredictionError, Predictor
+from egnn_md.predict import ChargeError, ExtrapolationWarning, Geometry, PredictionError, Predictor, Result
 
 KCAL = KJ_PER_MOL_PER_EV / 4.184
 AT_ONCE = 64
@@ -29,8 +30,8 @@ class References:
     """Structures, and reactions between them."""
 
     structures: list[Geometry]
-    neutral: NDArray[np.bool_]
-    """(n_structures,) whether it is a neutral closed shell."""
+    closed: NDArray[np.bool_]
+    """(n_structures,) whether it is a closed shell."""
     reactions: list[tuple[NDArray[np.int64], NDArray[np.float64]]]
     """Structures and coefficients of each."""
     reference: NDArray[np.float64]
@@ -45,9 +46,10 @@ class References:
             positions = np.split(data["positions"].astype(np.float64), ends)
             ends = data["rxn_ptr"][1:-1]
             parts = zip(np.split(data["rxn_index"], ends), np.split(data["rxn_coef"], ends), strict=True)
+            structures = zip(positions, numbers, data["charge"].astype(float).tolist(), strict=True)
             return References(
-                [Geometry(x, z) for x, z in zip(positions, numbers, strict=True)],
-                (data["charge"] == 0) & (data["unpaired"] == 0),
+                [Geometry(x, z, charge=charge) for x, z, charge in structures],
+                data["unpaired"] == 0,
                 list(parts),
                 data["reference"],
                 data["rxn_group"],
@@ -60,11 +62,19 @@ def of_model(model: Predictor, references: References, wanted: NDArray[np.int64]
     wanted = wanted[np.argsort([len(references.structures[k].atomic_numbers) for k in wanted], kind="stable")]
     for start in range(0, len(wanted), AT_ONCE):
         chosen = wanted[start : start + AT_ONCE]
-        try:
-            energies[chosen] = [result.energy for result in model.many([references.structures[k] for k in chosen])]
-        except PredictionError:
-            continue
+        results = _answers(model, [references.structures[k] for k in chosen])
+        energies[chosen] = [np.nan if result is None else result.energy for result in results]
     return energies
+
+
+def _answers(model: Predictor, structures: list[Geometry]) -> list[Result | None]:
+    """None for a structure that the model refuses."""
+    try:
+        return [*model.many(structures)]
+    except (PredictionError, ChargeError):
+        if len(structures) == 1:
+            return [None]
+        return [answer for one in structures for answer in _answers(model, [one])]
 
 
 def of_teacher(references: References, wanted: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -73,8 +83,9 @@ def of_teacher(references: References, wanted: NDArray[np.int64]) -> NDArray[np.
 
     energies = np.full(len(references.structures), np.nan)
     for k in wanted:
+        structure = references.structures[k]
         calculator = Calculator(
-            "GFN2-xTB", references.structures[k].atomic_numbers, references.structures[k].positions / ANGSTROM_PER_BOHR
+            "GFN2-xTB", structure.atomic_numbers, structure.positions / ANGSTROM_PER_BOHR, charge=structure.charge
         )
         calculator.set("verbosity", 0)
         try:
@@ -93,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.simplefilter("ignore", ExtrapolationWarning)
     references, model = References.read(options.file), Predictor(options.model, dtype="float32")
     known = [bool(np.isin(s.atomic_numbers, model.elements).all()) for s in references.structures]
-    fits = np.array(known) & references.neutral
+    neutral = np.array([not structure.charge for structure in references.structures])
+    fits = np.array(known) & references.closed & (neutral | model.ions)
     groups = [g for g in np.unique(references.group) if options.groups is None or g in options.groups]
     rows, figures = [], {}
     for group in groups:
@@ -107,6 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name: np.array([coef @ e[index] for index, coef in (references.reactions[k] for k in taken)])
             for name, e in energies.items()
         }
+        answered = ~np.isnan(errors["model"])
+        taken, errors = (
+            [k for k, answer in zip(taken, answered, strict=True) if answer],
+            {name: values[answered] for name, values in errors.items()},
+        )
         truth = references.reference[taken] if taken else np.array([])
         row = {name: float(KCAL * np.nanmean(np.abs(found - truth))) for name, found in errors.items() if taken}
         if options.teacher and taken:

@@ -101,7 +101,7 @@ def facts_of(model: str) -> ModelFacts:
         "name": model,
         "purpose": PURPOSES.get(kind, ""),
         "elements": " ".join(symbols([z]) for z in config.get("elements", [])),
-        "charges": "0" if config.get("elements") else "",
+        "charges": ("any of closed shells" if config.get("long_range") else "0") if config.get("elements") else "",
         "accuracy": _accuracy(kind, header.get("held_out")),
         "description": "",
         "licence": "",
