@@ -7,11 +7,28 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from _contacts import MONATOMIC, Fragment, dock, fragment, fragments, join, monatomic, rotation, surround
+from _contacts import MONATOMIC, Fragment, dock, fragment, fragments, join, monatomic, rotation, stack, surround
 from _gfn2 import Dropped, Frame, Job, Teacher, langevin, thermal_velocities
+from _molecules import Species, for_testing
 from _motion import attempt, proton_moved
 from _sources import Source
 from ase.data import atomic_masses
+
+RINGS = (
+    *(
+        "c1ccccc1",
+        "c1cnccn1",
+        "O=c1cc[nH]c(=O)[nH]1",
+        "c1ccc2[nH]ccc2c1",
+        "c1ccncc1",
+        "c1cc[nH]c1",
+        "c1ccoc1",
+        "c1ccsc1",
+    ),
+    *("Nc1ccccc1", "Oc1ccccc1", "Cc1ccccc1", "Nc1cc[nH]c(=O)n1", "Nc1ncnc2[nH]cnc12", "Fc1ccccc1", "Clc1ccccc1"),
+    *("c1ncncn1", "c1c[nH]cn1", "O=[N+]([O-])c1ccccc1", "c1ccc2ccccc2c1", "N#Cc1ccccc1", "Brc1ccccc1", "O=Cc1ccccc1"),
+)
+"""What stacks."""
 
 
 class Pool:
@@ -68,6 +85,33 @@ def _contact(pool: Pool, rng: np.random.Generator) -> Iterator[Frame | Dropped]:
         moved = proton_moved(near.numbers, near.positions, rng)
         if moved is not None:
             yield attempt(teacher, moved, near.group, "proton")
+
+
+def interactions(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
+    pool = Pool(source, rng, 60)
+    rings = [Species(smiles, smiles, 6, 0, frozenset((1, 6))) for smiles in RINGS if not for_testing(smiles)]
+    for index in rng.permutation(len(rings))[:8]:
+        pool.neutral.extend(fragments(rings[index], 4, rng))
+    while True:
+        yield partial(_interaction, pool, rng)
+
+
+def _interaction(pool: Pool, rng: np.random.Generator) -> Iterator[Frame | Dropped]:
+    """A dimer, stacked or with an atom of each facing the other, at three distances, and each of its pieces by itself:
+    their difference is what binds.
+    """
+    first, second = pool.draw(0.3), pool.draw(0.3)
+    if abs(first.charge + second.charge) > 1:
+        raise Dropped("too highly charged")
+    flat = min(len(first.numbers), len(second.numbers)) > 5
+    approach = stack(first, second, rng) if flat and rng.random() < 0.6 else dock(first, second, rng)
+    teacher: Teacher | None = None
+    for low, high in ((0.8, 0.95), (0.93, 1.08), (1.05, 1.6)):
+        pair = approach.at(rng.uniform(low, high))
+        teacher = teacher or Teacher(pair.numbers, pair.charge)
+        yield attempt(teacher, pair.positions, pair.group, "interaction")
+    for piece in (first, second):
+        yield attempt(Teacher(piece.numbers, piece.charge), piece.positions, piece.group, "alone")
 
 
 def clusters(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:

@@ -144,6 +144,24 @@ def dock(first: Fragment, second: Fragment, rng: np.random.Generator) -> Docking
     return Docking(first, turned, line)
 
 
+def stack(first: Fragment, second: Fragment, rng: np.random.Generator) -> Docking:
+    """The planes of two fragments face each other, turned and shifted at random."""
+    normal, facing = _plane(first), _plane(second)
+    turn = _turn(_unit(facing + rng.normal(scale=0.1, size=3)), normal, rng)
+    across = rng.normal(scale=1.0, size=3)
+    across -= normal * (across @ normal)
+    positions = (second.positions - second.positions.mean(0)) @ turn.T + first.positions.mean(0) + across
+    turned = Fragment(
+        second.numbers, positions, second.charge, second.group, second.radii, second.outward @ turn.T, second.polarity
+    )
+    return Docking(first, turned, normal)
+
+
+def _plane(piece: Fragment) -> np.ndarray:
+    """The normal of the plane nearest to all atoms."""
+    return np.asarray(np.linalg.svd(piece.positions - piece.positions.mean(0))[2][-1])
+
+
 def surround(center: Fragment, ligands: list[Fragment], rng: np.random.Generator) -> Fragment:
     """Ligands about a central fragment, each near its contact with it, none into another."""
     cluster, size = center, len(center.numbers)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
-from _clusters import clusters, collisions, contacts, droplets, lone_ions, metals
+from _clusters import clusters, collisions, contacts, droplets, interactions, lone_ions, metals
 from _gfn2 import Dropped, Frame, Job, Teacher
 from _molecules import canonical, for_testing, peptide, protonation_state
 from _motion import attempt, distorted, thermal, thermal_for_testing, torsion
@@ -97,6 +97,7 @@ def _relabelled(frames: Ragged, index: int) -> Iterator[Frame | Dropped]:
 KINDS: dict[str, tuple[Callable[..., Iterator[Job]], int]] = {
     "ions": (lone_ions, 100),
     "contacts": (contacts, 800),
+    "interactions": (interactions, 1000),
     "clusters": (clusters, 300),
     "metals": (metals, 300),
     "droplets": (droplets, 200),

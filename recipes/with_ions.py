@@ -4,7 +4,8 @@ usage: python recipes/with_ions.py train.npz xtb_frames.npz whole.npz
 
 Of xtb_frames.npz those frames that train.npz has labelled again, with charges, are left out, and so are the molecules
 that are for testing: gdb % 20 == 0 or 7, and five that are among the unseen molecules of test.npz. Groups are SMILES,
-or the gdb number of xtb_frames' molecules.
+or the gdb number of xtb_frames' molecules. Lone ions, of which there is one frame each, stand fifty times: all binding
+of ions is relative to them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 TESTED = (8, 659, 1246, 28435, 122878)
 PER_ATOM = {"atomic_numbers": (), "positions": (3,), "forces": (3,), "charges": ()}
 PER_FRAME = {"n_atoms": (), "charge": (), "energy": (), "dipole": (3,), "tag": (), "group": ()}
+LONE_IONS = 50
 MISSING = {"charge": 0.0, "charges": np.nan, "dipole": np.nan}
 
 
@@ -30,11 +32,18 @@ def main(labelled: Path, frames: Path, target: Path) -> None:
     seen = np.array([_key(second, k) in again for k in range(len(gdb))])
     second = _select(second, ~np.isin(gdb % 20, (0, 7)) & ~np.isin(gdb, TESTED) & ~seen)
     first = _select(first, ~np.isin(first["group"], [str(number) for number in TESTED]))
-    columns = {name: np.concatenate([_column(part, name) for part in (first, second)]) for name in PER_ATOM | PER_FRAME}
+    lone = _select(first, (first["tag"] == "ion") & np.isin(np.arange(len(first["tag"])), _firsts(first)))
+    parts = (first, second, *[lone] * (LONE_IONS - 1))
+    columns = {name: np.concatenate([_column(part, name) for part in parts]) for name in PER_ATOM | PER_FRAME}
     with target.with_suffix(".partial").open("wb") as file:
         np.savez(file, **columns)
     target.with_suffix(".partial").replace(target)
     print(f"{len(first['n_atoms'])} and {len(second['n_atoms'])} frames, {int((columns['charge'] != 0).sum())} charged")
+
+
+def _firsts(arrays: dict[str, Any]) -> np.ndarray:
+    """Of each group its first frame."""
+    return np.unique(arrays["group"], return_index=True)[1]
 
 
 def _read(path: Path) -> dict[str, Any]:
