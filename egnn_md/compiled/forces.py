@@ -205,7 +205,7 @@ def check(model: Potential, compiled: Callable[..., LocalCall]) -> float:
     return largest
 
 
-def example(model: Potential, n_atoms: int) -> tuple[Tensor, Tensor, Tensor, Far | None]:
+def example(model: Potential, n_atoms: int) -> tuple[Any, ...]:
     """Arguments of `Potential.local_call`: a piece of a crystal of mixed elements, atoms 2.5 Å apart and shaken."""
     random = torch.Generator().manual_seed(n_atoms)
     side = range(math.ceil(n_atoms ** (1 / 3)))
@@ -216,7 +216,7 @@ def example(model: Potential, n_atoms: int) -> tuple[Tensor, Tensor, Tensor, Far
     edge_index = (pairs & ~torch.eye(n_atoms, dtype=torch.bool)).nonzero().T.contiguous()
     vectors = (positions[edge_index[1]] - positions[edge_index[0]]).to(model.dtype)
     if model.long_range is None:
-        return vectors, species, edge_index, None
+        return vectors, species, edge_index
     index = torch.triu_indices(n_atoms, n_atoms, 1)
     far = FarPairs((positions[index[1]] - positions[index[0]]).to(model.dtype), index)
     return vectors, species, edge_index, Far(far)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,17 @@ class EdgeTable:
         return np.concatenate([[0], np.cumsum(self.n_edges)]).astype(np.int64)
 
 
+class Charges(NamedTuple):
+    """Labels in float64; NaN where one is missing."""
+
+    total: Tensor
+    """(n_graphs,) e."""
+    of_atoms: Tensor
+    """(n_atoms,) e."""
+    dipole: Tensor
+    """(n_graphs, 3) e·Å about the origin."""
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Structures with their labels; NaN where a label is missing."""
@@ -59,12 +70,8 @@ class Batch:
     """(n_graphs, 3, 3) eV/Å³."""
     share: Tensor
     """(2,): 1/structures and 1/atoms of the whole step, over all processes, times the number of processes."""
-    charge: Tensor
-    """(n_graphs,) total charge, e, float64."""
-    charges: Tensor
-    """(n_atoms,) e, float64."""
-    dipole: Tensor
-    """(n_graphs, 3) e·Å about the origin, float64."""
+    charges: Charges | None = None
+    """What potentials with charges learn from."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -75,9 +82,7 @@ class Batch:
             forces=self.forces.to(device),
             stress=None if self.stress is None else self.stress.to(device),
             share=self.share.to(device),
-            charge=self.charge.to(device),
-            charges=self.charges.to(device),
-            dipole=self.dipole.to(device),
+            charges=None if self.charges is None else Charges(*(label.to(device) for label in self.charges)),
         )
 
 
@@ -113,9 +118,11 @@ class FrameBatches(Dataset[Batch]):
             forces=torch.from_numpy(forces).to(self.dtype),
             stress=None if frames.stress is None else torch.from_numpy(frames.stress[chosen]).to(self.dtype),
             share=self.shares(indices),
-            charge=_double(frames.charge, chosen, 0.0),
-            charges=_double(frames.charges, rows, np.nan),
-            dipole=_double(frames.dipole, chosen, np.nan, 3),
+            charges=Charges(
+                _double(frames.charge, chosen, 0.0),
+                _double(frames.charges, rows, np.nan),
+                _double(frames.dipole, chosen, np.nan, 3),
+            ),
         )
 
     def shares(self, indices: list[int]) -> Tensor:

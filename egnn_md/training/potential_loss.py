@@ -67,7 +67,7 @@ class PotentialLoss:
             batch.share,
             batch.stress if self.config.stress_weight > 0 else None,
             far,
-            None if far is None else (graph.positions, batch.charge, batch.charges, batch.dipole),
+            None if far is None or batch.charges is None else (graph.positions, *batch.charges),
         )
         parameters = dict(self.model.named_parameters())
         traceable = far is None or not far.waves  # cells are as many as they are in each batch

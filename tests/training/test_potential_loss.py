@@ -12,8 +12,9 @@ import torch
 from graphs import crystal, make_graph, molecule
 from torch import Tensor
 
-from egnn_md.data.frame_batches import Batch
+from egnn_md.data.frame_batches import Batch, Charges
 from egnn_md.graph import Graph
+from egnn_md.models.long_range import far_of
 from egnn_md.models.potential import Potential
 from egnn_md.training.potential_config import PotentialTrainingConfig as TrainingConfig
 from egnn_md.training.potential_loss import LossTerms, PotentialLoss
@@ -145,3 +146,55 @@ def test_processes_share_a_step(random_potential: Make) -> None:
     halves_gradients = [gradients(loss, half)[1] for half in halves]
     for total, *parts in zip(whole_gradients, *halves_gradients, strict=True):
         assert torch.allclose(total, sum(parts) / 2, rtol=1e-9, atol=1e-12)
+
+
+def with_charges(kinds: str) -> Batch:
+    batch = labelled(kinds)
+    n_atoms, n_graphs = batch.graph.n_atoms, batch.graph.n_graphs
+    of_atoms = torch.linspace(-0.5, 0.5, n_atoms, dtype=torch.float64)
+    of_atoms[0] = torch.nan
+    dipole = torch.ones(n_graphs, 3, dtype=torch.float64)
+    dipole[batch.graph.pbc.all(-1)] = torch.nan
+    return replace(batch, charges=Charges(torch.zeros(n_graphs, dtype=torch.float64), of_atoms, dipole))
+
+
+def test_losses_of_charges_are_what_they_say(random_potential: Make) -> None:
+    model, batch = trainable(random_potential, long_range=True), with_charges("mw")
+    terms = PotentialLoss(model, TrainingConfig(max_steps=1))(batch)
+    prediction = model(batch.graph)
+    assert batch.charges is not None
+    assert prediction.charges is not None
+    assert prediction.charge is not None
+    assert prediction.dipole is not None
+    call = model.local_call(
+        batch.graph.edge_vectors(),
+        model.species(batch.graph.atomic_numbers),
+        batch.graph.edge_index,
+        far_of(batch.graph, model.dtype),
+    )
+    assert call.charges is not None
+    label = batch.charges.of_atoms[1:]
+    apart = (prediction.charges[1:] - label).abs().sum() + 0.1 * (call.charges[1:, 0] - label).abs().sum()
+    expected = apart / len(batch.charges.of_atoms) + prediction.charge.abs().mean()
+    assert terms.charge.item() == pytest.approx(expected.item())
+    dipole = (prediction.dipole - batch.charges.dipole).norm(dim=-1).mean()
+    assert terms.dipole.item() == pytest.approx(dipole.item(), rel=1e-5)
+
+
+def test_charges_are_learned_from_cells_too(random_potential: Make) -> None:
+    model, batch = trainable(random_potential, long_range=True), with_charges("msw")
+    terms, found = gradients(PotentialLoss(model, TrainingConfig(max_steps=1, stress_weight=1.0)), batch)
+    assert torch.isfinite(terms.total)
+    assert all(bool(torch.isfinite(g).all()) for g in found)
+
+
+def test_traced_equals_eager_with_charges(random_potential: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.compile", lambda traced, **_: traced)
+    model = trainable(random_potential, long_range=True)
+    eager, traced = (PotentialLoss(model, TrainingConfig(max_steps=1, compile=c)) for c in (False, True))
+    for kinds in ("mw", "w", "mmw"):
+        batch = with_charges(kinds)
+        (terms, found), (expected_terms, expected) = gradients(traced, batch), gradients(eager, batch)
+        assert terms.total.item() == pytest.approx(expected_terms.total.item(), rel=1e-12)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
