@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -13,7 +14,12 @@ from torch.optim.swa_utils import AveragedModel
 from egnn_md.training.budget import Budget
 from egnn_md.training.config import TrainingConfig
 from egnn_md.training.optimizer import build_optimizer, schedule
+from egnn_md.training.run_folder import TrainingDiverged
 from egnn_md.training.task import Task
+
+_logger = logging.getLogger(__name__)
+MOST_LEFT_OUT: Final = 20
+"""Steps in a row without a finite gradient, after which a training ends."""
 
 
 def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
@@ -40,6 +46,7 @@ class TaskModule(LightningModule):
         self.average = AveragedModel(model, multi_avg_fn=moving_average(config.ema_decay))
         self.average.requires_grad_(False)
         self._error_sums: list[Tensor] = []
+        self._not_finite = 0
 
     @property
     def averaged_model(self) -> nn.Module:
@@ -60,6 +67,23 @@ class TaskModule(LightningModule):
         """One step, and the average after it: before any callback can save the state."""
         super().optimizer_step(*args, **kwargs)
         self.average.update_parameters(self.model)
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clip; a step whose gradient is not finite moves nothing. Raises TrainingDiverged if many in a row are not."""
+        super().configure_gradient_clipping(optimizer, *args, **kwargs)
+        found = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if bool(torch.isfinite(torch.stack([gradient.norm() for gradient in found])).all()):
+            self._not_finite = 0
+            return
+        for gradient in found:
+            gradient.zero_()
+        self._not_finite += 1
+        _logger.warning("step %d: the gradient is not finite, the step is left out", self.global_step)
+        if self._not_finite >= MOST_LEFT_OUT:
+            raise TrainingDiverged(
+                f"the training diverged: {MOST_LEFT_OUT} steps in a row had no finite gradient (the last is "
+                f"{self.global_step}). Lower learning_rate"
+            )
 
     def validation_step(self, batch: Any, index: int) -> None:
         """Errors of the averaged model, as sums over this batch."""

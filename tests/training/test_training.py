@@ -371,3 +371,24 @@ def test_a_diverged_model_has_no_score(part: str, run_setup: Callable[..., Path]
     sums = task.error_sums(model, batch)
     assert not task.errors(sums)["score"].isfinite()
     assert sums[1] == batch.forces.numel()
+
+
+def test_a_step_without_a_finite_gradient_moves_nothing(
+    run_setup: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, loss = run_setup(max_steps=12), PotentialTask.loss
+    bad: Callable[[int], bool] = lambda step: step == 5  # noqa: E731
+
+    def spoilt(task: PotentialTask, model: Potential, batch: Any, step: int) -> dict[str, torch.Tensor]:
+        terms = loss(task, model, batch, step)
+        nothing = (next(model.parameters()) * 0.0).sum().sqrt()  # 0, and no number its slope
+        return {**terms, "loss": terms["loss"] + nothing} if bad(step) else terms
+
+    monkeypatch.setattr(PotentialTask, "loss", spoilt)
+    train(folder / "config.toml", output=folder / "run", resources=Resources(progress=False))
+    assert "step 5: the gradient is not finite" in caplog.text
+    assert all(bool(p.isfinite().all()) for p in load(folder / "run" / "model.safetensors").parameters())
+    monkeypatch.setattr("egnn_md.training.module.MOST_LEFT_OUT", 4)
+    bad = lambda step: step >= 3  # noqa: E731
+    with pytest.raises(run_folder.TrainingDiverged, match="no finite gradient"):
+        train(folder / "config.toml", output=folder / "again", resources=Resources(progress=False))
