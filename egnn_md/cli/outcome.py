@@ -164,11 +164,12 @@ class progress_bar:  # noqa: N801
 def table(title: str, columns: list[str], rows: list[list[str]], numbers: bool = False) -> None:
     """Print a table on stdout; `numbers`: all columns but the first hold numbers."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    grid = Table(title=title or None, title_justify="left")
+    grid = Table(title=escape(title) or None, title_justify="left")
     for k, name in enumerate(columns):
-        grid.add_column(name, justify="right" if numbers and k else "left", overflow="fold")
+        grid.add_column(escape(name), justify="right" if numbers and k else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(escape, row))  # pip install 'egnn-md[train]' is no markup
     Console().print(grid)
