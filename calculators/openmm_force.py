@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -167,8 +167,8 @@ class _Workspace:
     """What one thread keeps from call to call: a predictor with its neighbour list, and the last answer."""
 
     predictor: Predictor
-    positions: FloatArray = field(default_factory=lambda: np.empty((0, 3)))
-    cell: FloatArray = field(default_factory=lambda: _NO_CELL)
+    asked: tuple[bytes, bytes] | None = None
+    """Positions and cell of the last answer, as bytes: several times cheaper to compare than arrays."""
     answer: Result | None = None
 
 
@@ -236,11 +236,11 @@ class Computation:
         positions, cell = positions * ANGSTROM_PER_NM, _NO_CELL
         if self.options.periodic:
             cell = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(nanometer) * ANGSTROM_PER_NM
-        work = self._workspace()
-        if work.answer is None or not (np.array_equal(positions, work.positions) and np.array_equal(cell, work.cell)):
+        work, asked = self._workspace(), (positions.tobytes(), cell.tobytes())
+        if work.answer is None or asked != work.asked:
             work.answer = None  # if anything below fails, nothing old is left
             work.answer = work.predictor(positions, self.atomic_numbers, cell, self._pbc, self.charge)
-            work.positions, work.cell = positions, cell
+            work.asked = asked
         return work.answer
 
     def _workspace(self) -> _Workspace:

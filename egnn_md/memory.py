@@ -12,9 +12,9 @@ from functools import cache
 from typing import Final
 
 SWITCH: Final = "EGNN_MD_KEEP_MEMORY"
-_KEPT: Final = {-1: 2**30, -3: 2**25}
-"""mallopt's M_TRIM_THRESHOLD: bytes free at the top of the heap before they go back; M_MMAP_THRESHOLD, at its largest:
-from how many bytes on an array is mapped by itself, and unmapped when it is freed."""
+_KEPT: Final = {-1: 2**30, -4: 0}
+"""mallopt's M_TRIM_THRESHOLD: bytes free at the top of the heap before they go back; M_MMAP_MAX: how many arrays may be
+mapped by themselves, to be unmapped when they are freed. (M_MMAP_THRESHOLD ends at 32 MB: 130,000 edges' messages.)"""
 
 
 @cache

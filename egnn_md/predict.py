@@ -312,7 +312,8 @@ def model_sources(model: Model | Sequence[Model]) -> tuple[tuple[ModelSource, ..
 
 def _array(tensor: torch.Tensor) -> FloatArray:
     """Float64 in numpy; shares memory where it can: a `Prediction` belongs to nobody else."""
-    return tensor.numpy(force=True).astype(np.float64, copy=False)
+    array: FloatArray = tensor.numpy(force=True)
+    return array if array.dtype == np.float64 else array.astype(np.float64)
 
 
 def _result(prediction: Prediction, graph: int) -> Result:
