@@ -41,7 +41,7 @@ VALENCES: Final = {
     14: (2.9, 6.6), 15: (2.0, 9.6), 16: (1.5, 10.0), 17: (0.6, 2.0), 35: (0.6, 2.2), 53: (0.6, 2.2),
 }  # fmt: skip
 """Smallest and largest sum of Pauling's bond orders (`egnn_md.nn.valences`) of atoms in neutral closed-shell molecules,
-by atomic number, thermal motion included: found from molecules of QM9 and GMTKN55 at up to 1000 K."""
+by atomic number, thermal motion included: chosen by hand on frames of QM9's molecules at up to 1000 K."""
 
 MASSES: Final = (
     0.0,

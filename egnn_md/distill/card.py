@@ -13,7 +13,7 @@ import torch
 
 from egnn_md.checkpoint import load, read_header, save
 from egnn_md.chemistry.elements import symbols
-from egnn_md.distill.explore import explore
+from egnn_md.distill.explore import affordable, explore
 from egnn_md.distill.settings import Settings
 from egnn_md.distill.student import load_student, measure
 from egnn_md.distill.teacher import Teacher
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 NVE_PS: Final = 2.0
 STABILITY_PS: Final = 5.0
+NVE_SHARE, STABILITY_SHARE = 0.25, 0.5
+"""Of the budget that is left at the end."""
 
 
 def finish(
@@ -35,8 +37,12 @@ def finish(
     test: Path,
     errors: list[dict[str, Any]],
     start: str | None,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Write model.safetensors, card.md, errors.png, data.extxyz and summary.json into the folder; the summary."""
+    """Write model.safetensors, card.md, errors.png, data.extxyz and summary.json into the folder; the summary.
+
+    seconds: what is left of the budget; None: there is none.
+    """
     import ase.io
 
     frames = [atoms for path in data for atoms in ase.io.read(path, ":")]
@@ -56,7 +62,7 @@ def finish(
             "test": error,
             "rounds": [{key: found[key] for key in ("round", "n_frames", "force_mae")} for found in errors],
             "elements": symbols(sorted({int(z) for atoms in frames for z in atoms.numbers})),
-            **_dynamics(trained, unseen, settings),
+            **_dynamics(trained, unseen, settings, seconds),
             **_speed(trained, unseen[0], teacher),
         }
         header = read_header(trained)
@@ -100,9 +106,10 @@ def card(summary: dict[str, Any], settings: Settings) -> str:
     lines += ["", "Before each training, on frames drawn at random that the student had not seen:", ""]
     lines += [f"- round {row['round']}: {row['force_mae']:.1f} meV/Å ({row['n_frames']} frames)" for row in rounds]
     lines += ["", "## Dynamics", ""]
-    lines += [f"- NVE, {NVE_PS:g} ps: drift {summary['nve_drift']:+.3f} meV/atom/ps"]
+    lines += [f"- NVE, {summary['nve_ps']:.3g} ps: drift {summary['nve_drift']:+.3f} meV/atom/ps"]
     lines += [
-        f"- {summary['stable']} of {summary['stability_copies']} copies whole after {STABILITY_PS:g} ps at "
+        f"- {summary['stable']} of {summary['stability_copies']} copies whole after "
+        f"{summary['stability_ps']:.3g} ps at "
         f"{max(settings.temperatures):g} K"
     ]
     lines += [
@@ -122,8 +129,8 @@ def _failed(labelled: Path) -> int:
         return sum(row["status"] == "failed" for row in csv.DictReader(file))
 
 
-def _dynamics(trained: Path, frames: list[Atoms], settings: Settings) -> dict[str, Any]:
-    """Drift in NVE at the lowest temperature and copies that stay whole at the highest."""
+def _dynamics(trained: Path, frames: list[Atoms], settings: Settings, seconds: float | None) -> dict[str, Any]:
+    """Drift in NVE at the lowest temperature and copies that stay whole at the highest; no more than fits."""
     from egnn_md.dynamics.batched import Batch, State, run
 
     student, hottest = load_student(trained), max(settings.temperatures)
@@ -134,10 +141,12 @@ def _dynamics(trained: Path, frames: list[Atoms], settings: Settings) -> dict[st
     def observe(step: int, state: State) -> None:
         total.append(float(state.energy[0] + batch.kinetic_energy(state)[0]))
 
-    steps = round(1e3 * NVE_PS / settings.timestep)
+    part = None if seconds is None else NVE_SHARE * seconds
+    steps = max(100, round(1e3 * affordable(batch, NVE_PS, settings.timestep, part) / settings.timestep))
+    picoseconds = 1e-3 * steps * settings.timestep
     state = batch.start(torch.tensor([min(settings.temperatures)]), torch.Generator().manual_seed(1))
     run(batch, state, steps, settings.timestep, every=max(1, steps // 100), observe=observe)
-    slope = np.polyfit(np.linspace(0, NVE_PS, len(total)), total, 1)[0] if np.isfinite(total).all() else np.nan
+    slope = np.polyfit(np.linspace(0, picoseconds, len(total)), total, 1)[0] if np.isfinite(total).all() else np.nan
     copies = min(settings.copies, 8)
     found = explore(
         student,
@@ -148,9 +157,16 @@ def _dynamics(trained: Path, frames: list[Atoms], settings: Settings) -> dict[st
         timestep=settings.timestep,
         name="stability",
         seed=settings.seed,
+        seconds=None if seconds is None else STABILITY_SHARE * seconds,
     )
     drift = 1e3 * float(slope) / len(start)
-    return {"nve_drift": drift, "stability_copies": copies, "stable": copies - sum(found.ended.values())}
+    return {
+        "nve_drift": drift,
+        "nve_ps": picoseconds,
+        "stability_copies": copies,
+        "stability_ps": found.picoseconds,
+        "stable": copies - sum(found.ended.values()),
+    }
 
 
 def _speed(trained: Path, atoms: Atoms, teacher: Teacher) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +38,21 @@ class Exploration:
     """Candidates; info has molecule, tag (temperature), group, signal."""
     ended: dict[str, int]
     """Why copies ended before their time."""
+    picoseconds: float
+    """Of each copy that did not end."""
+
+
+def affordable(batch: Batch, picoseconds: float, timestep: float, seconds: float | None) -> float:
+    """How many of the `picoseconds` of the batch's dynamics fit into `seconds`, by the time of a force call now.
+
+    timestep in fs; None: there is no limit.
+    """
+    if seconds is None:
+        return picoseconds
+    batch.evaluate(batch.positions)  # the first call is slower
+    began = time.perf_counter()
+    batch.evaluate(batch.positions)
+    return min(picoseconds, 1e-3 * timestep * max(0.0, seconds) / (time.perf_counter() - began))
 
 
 def explore(
@@ -50,11 +66,12 @@ def explore(
     name: str,
     seed: int,
     n_frames: int = 40,
+    seconds: float | None = None,
 ) -> Exploration:
     """Langevin dynamics of `copies` of the starts in turn, at the temperatures in turn, as one batch.
 
     A copy ends when it blows up, or when a bond breaks or forms (isolated molecules): its last sound frame and the
-    broken one are candidates too.
+    broken one are candidates too. With `seconds`, no more of it than fits.
     """
     order = np.random.default_rng([seed, 1]).permutation(len(starts))
     heat = np.array([temperatures[k % len(temperatures)] for k in range(copies)])
@@ -62,7 +79,7 @@ def explore(
     batch = Batch(model, structures)
     generator = torch.Generator().manual_seed(seed)
     thermostat = Thermostat(torch.tensor(heat, device=model.device), FRICTION, generator)
-    steps = max(n_frames, round(1e3 * picoseconds / timestep))
+    steps = max(n_frames, round(1e3 * affordable(batch, picoseconds, timestep, seconds) / timestep))
     watcher = _Watcher(batch, structures, heat, name, steps)
     run(
         batch,
@@ -73,7 +90,7 @@ def explore(
         every=max(1, steps // n_frames),
         observe=watcher,
     )
-    return Exploration(watcher.frames, watcher.ended)
+    return Exploration(watcher.frames, watcher.ended, 1e-3 * timestep * steps)
 
 
 class _Watcher:

@@ -6,6 +6,7 @@ again. What is random comes of the seed and the round.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -29,8 +30,13 @@ if TYPE_CHECKING:
 
 GAIN: Final = 0.95
 """A round that leaves more than this of the error has brought nothing; two such end the distillation."""
-ROUND_SHARE, LAST_SHARE = 0.15, 0.75
+ROUND_SHARE, LAST_SHARE = 0.15, 0.65
 """Of the budget that is left: for the training of a round, and for the last one."""
+EXPLORE_SHARE, LABEL_SHARE = 0.1, 0.2
+"""Of the budget that is left: for the dynamics of a round and for its labels; what is left after the last training goes
+into the test in the same way, but more of it."""
+TEST_SHARE: Final = 0.3
+FEWEST_LABELS: Final = 10
 FIRST_STEPS: Final = 500
 """Of a training whose speed is not known yet, with a budget."""
 CHUNK: Final = 8
@@ -64,6 +70,8 @@ class Distillation:
             read_molecules(list(settings.molecules), settings.seed)
             write_json(note, settings.to_dict())
         self.starts = self._starts()
+        self.label_seconds: float | None = None
+        """Of one label, by all workers together."""
         self.began, self.spent = time.monotonic(), self._spent_before()
 
     def run(self) -> dict[str, Any]:
@@ -89,7 +97,8 @@ class Distillation:
         model = train(last_folder / "train", self.folder.resolve().name, data, student, steps, self.settings.seed + 99)
         test = self._labelled(last_folder, 99, str(model), test=True)
         self._note_time()
-        summary = finish(self.folder, self.settings, self.teacher, model, data, test, errors, start)
+        left = self._share(1.0)
+        summary = finish(self.folder, self.settings, self.teacher, model, data, test, errors, start, left)
         self.hold.release()
         return summary
 
@@ -131,7 +140,7 @@ class Distillation:
         settings = self.settings
         seed = settings.seed + 1000 * (k + 1)
         if student is None:
-            return first_frames(self.starts, settings.labels, seed)
+            return first_frames(self.starts, self._n_labels(settings.labels, LABEL_SHARE), seed)
         span = settings.picoseconds * (1.0 if test else min(1.0, 2.0 ** (k + 1 - settings.rounds)))
         self.machine.tell(f"{_name(k)}: {settings.copies} copies of {span:g} ps")
         found = explore(
@@ -143,17 +152,20 @@ class Distillation:
             timestep=settings.timestep,
             name=_name(k),
             seed=seed,
+            seconds=self._share(TEST_SHARE if test else EXPLORE_SHARE),
         )
         if found.ended:
             self.machine.tell(", ".join(f"{count} copies ended: {reason}" for reason, count in found.ended.items()))
         if not found.frames:
             raise DistillError("every copy blew up at its first step: give better structures")
         if not test:
-            return choose(found.frames, settings.labels, seed)
+            return choose(found.frames, self._n_labels(settings.labels, LABEL_SHARE), seed)
         rng, frames = np.random.default_rng([seed, 3]), []
-        for tag in dict.fromkeys(atoms.info["tag"] for atoms in found.frames):
+        tags = list(dict.fromkeys(atoms.info["tag"] for atoms in found.frames))
+        of_each = -(-self._n_labels(TEST_FRAMES * len(tags), TEST_SHARE) // len(tags))
+        for tag in tags:
             of_tag = [atoms for atoms in found.frames if atoms.info["tag"] == tag]
-            for place in sorted(rng.permutation(len(of_tag))[:TEST_FRAMES]):
+            for place in sorted(rng.permutation(len(of_tag))[:of_each]):
                 of_tag[place].info["draw"] = "test"
                 frames.append(of_tag[place])
         return frames
@@ -189,13 +201,31 @@ class Distillation:
             return int(json.loads(path.read_text())["steps"])
         steps = self.settings.steps * (3 if last else 1)
         if self.settings.budget is not None:
-            left = max(0.0, self.settings.budget - self._elapsed())
             speeds = (seconds_per_step(done) for done in sorted((self.folder / "rounds").glob("*/train")))
             speed = [found for found in speeds if found]
-            share = LAST_SHARE if last else ROUND_SHARE
-            steps = max(100, round(share * left / speed[-1])) if speed else FIRST_STEPS
+            seconds = self._share(LAST_SHARE if last else ROUND_SHARE) or 0.0
+            steps = max(100, round(seconds / speed[-1])) if speed else FIRST_STEPS
         write_json(path, {"steps": steps})
         return steps
+
+    def _share(self, share: float) -> float | None:
+        """Seconds: so much of the budget that is left; None without one."""
+        if self.settings.budget is None:
+            return None
+        return share * max(0.0, self.settings.budget - self._elapsed())
+
+    def _n_labels(self, count: int, share: float) -> int:
+        """As many of `count` labels as fit into a share of the budget, by the time of one."""
+        seconds = self._share(share)
+        if seconds is None:
+            return count
+        if self.label_seconds is None:
+            calculate, atoms, began = self.teacher.open(), self.starts[0].copy(), time.monotonic()
+            with contextlib.suppress(Exception):  # the worker says why, structure by structure
+                atoms.calc = calculate(atoms)
+                atoms.get_forces()
+            self.label_seconds = (time.monotonic() - began) / self.machine.workers
+        return min(count, max(FEWEST_LABELS, int(seconds / max(self.label_seconds, 1e-6))))
 
     def _spent_before(self) -> float:
         path = self.folder / "time.json"

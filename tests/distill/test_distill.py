@@ -120,6 +120,45 @@ def test_fine_tuning_ends_at_the_target(capsys: pytest.CaptureFixture[str]) -> N
     assert out.splitlines()[0].startswith("run/model.safetensors: ")
 
 
+def test_a_budget_that_is_gone_leaves_the_least_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamics, labels and the card's runs too, not the trainings alone."""
+    monkeypatch.setattr(rounds, "FIRST_STEPS", 4)
+    monkeypatch.setattr(card, "NVE_PS", 2.0)
+    monkeypatch.setattr(card, "STABILITY_PS", 5.0)
+    monkeypatch.setattr(rounds, "TEST_FRAMES", 30)
+    settings = replace(SETTINGS, labels=40, rounds=5, picoseconds=50.0, budget=1e-3)
+    summary = Distillation(tmp_path / "run", settings, Machine(Here())).run()
+    assert summary["labels"] == summary["test_labels"] == rounds.FEWEST_LABELS
+    assert summary["rounds"] == []
+    assert summary["nve_ps"] == pytest.approx(0.05)
+    assert summary["stability_ps"] == pytest.approx(0.02)
+    assert "NVE, 0.05 ps" in (tmp_path / "run" / "card.md").read_text()
+
+
+def test_labels_and_dynamics_fit_into_their_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds.time, "monotonic", lambda: 1000.0)
+    run = Distillation(tmp_path / "run", replace(SETTINGS, budget=1000.0), Machine(Here(), workers=2))
+    run.label_seconds = 2.0
+    assert run._n_labels(500, 0.2) == 100
+    assert run._n_labels(50, 0.2) == 50
+    run.spent = 900.0
+    assert run._n_labels(500, 0.2) == 10
+    assert run._share(0.5) == pytest.approx(50.0)
+    run.hold.release()
+
+    class Slow:
+        positions = None
+
+        def evaluate(self, positions: None) -> None:
+            clock[0] += 0.01
+
+    clock = [0.0]
+    monkeypatch.setattr(explore.time, "perf_counter", lambda: clock[0])
+    assert explore.affordable(Slow(), 10.0, 0.5, 2.0) == pytest.approx(200 * 0.5e-3)  # type: ignore[arg-type]
+    assert explore.affordable(Slow(), 0.01, 0.5, 2.0) == 0.01  # type: ignore[arg-type]
+    assert explore.affordable(Slow(), 10.0, 0.5, None) == 10.0  # type: ignore[arg-type]
+
+
 def frame(signal: float, move: float, name: str = "a") -> Atoms:
     atoms = molecule("H2O")
     atoms.positions[0] += [0.0, move, 0.0]
