@@ -265,7 +265,7 @@ class Predictor:
                 "its cell large enough, its atoms apart?"
             )
         if charge is not None and result.charge is not None:
-            _compare_charges(charge, result.charge, len(result.forces))
+            compare_charges(charge, result.charge, len(result.forces))
         if result.extrapolation > EXTRAPOLATION_LIMIT and not self._warned:
             self._warned = True
             warnings.warn(
@@ -286,7 +286,7 @@ def _reference_energies(models: Sequence[Potential]) -> FloatArray:
     return table
 
 
-def _compare_charges(given: float, found: float, n_atoms: int) -> None:
+def compare_charges(given: float, found: float, n_atoms: int) -> None:
     """Raise ChargeError unless the charge (e) that was given is the one that was found."""
     if abs(given - found) > max(0.5, CHARGE_PER_ATOM * n_atoms):
         raise ChargeError(

@@ -20,6 +20,8 @@ from egnn_md.dynamics.settings import MDSettings, SettingsError
 from egnn_md.dynamics.starting_structures import StructureError, check_structure
 from egnn_md.jobs.chunks import Answer, Emit
 from egnn_md.models.potential import Potential
+from egnn_md.neighbors import GraphBuilder
+from egnn_md.predict import ChargeError, compare_charges
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -63,6 +65,19 @@ def refusal(model: Potential, atoms: Atoms) -> str:
         return "it is charged; the model knows neutral structures only"
     if multiplicity != 1:
         return f"its multiplicity is {multiplicity:g}; the model knows closed shells (1) only"
+    said = abs(charge) > NEUTRAL or atoms.info.get("charge") is not None
+    return _contradiction(model, atoms, charge) if said and model.config.long_range else ""
+
+
+def _contradiction(model: Potential, atoms: Atoms, charge: float) -> str:
+    """Why the structure is not one of this charge (e); empty if it is."""
+    builder = GraphBuilder(model.config.cutoff, 0.0, device=model.device)
+    found = model(builder(atoms.positions, atoms.numbers.astype(np.int64), atoms.cell.array, atoms.pbc)).charge
+    assert found is not None
+    try:
+        compare_charges(charge, float(found), len(atoms))
+    except ChargeError as error:
+        return str(error)
     return ""
 
 

@@ -16,6 +16,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from egnn_md.calculators.ase_calculator import EGNNCalculator
 from egnn_md.checkpoint import load, save
 from egnn_md.chemistry.units import COULOMB
+from egnn_md.dynamics.many import refusal
 from egnn_md.graph import Graph
 from egnn_md.laws import check_laws
 from egnn_md.models import long_range
@@ -256,3 +257,13 @@ def test_the_shipped_model_knows_ions() -> None:
     sodium.calc = EGNNCalculator("egnn-xtb-1")
     parts = alone + sodium.get_potential_energy()
     assert together - parts == pytest.approx(-COULOMB / 300.0, abs=0.02)
+
+
+def test_files_of_many_hold_to_their_charges(charged: Potential) -> None:
+    ion = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]])
+    model = biased(charged, -0.5)
+    assert refusal(model, ion) == ""
+    ion.info["charge"] = -1
+    assert refusal(model, ion) == ""
+    ion.info["charge"] = 0
+    assert "looks like one of -1" in refusal(model, ion)
