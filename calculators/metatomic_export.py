@@ -22,8 +22,13 @@ def export(model: Potential, file: Path, *, name: str, description: str = "") ->
     """Write `file` (.pt) with the energy of each atom, in eV, as "energy"; its precision is the model's.
 
     Whoever loads such a file runs the code in it. Elements that the model does not know are refused by metatomic.
+    Raises ValueError for models with charges, which act beyond any neighbour list.
     """
     config = model.config
+    if config.long_range:
+        raise ValueError(
+            f"{name} has charges that act at any distance: metatomic's neighbour lists do not reach so far"
+        )
     pair = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]], dtype=model.dtype)
     example = (pair, torch.zeros(2, dtype=torch.int64), torch.tensor([[0, 1], [1, 0]]))
     with torch.no_grad(), warnings.catch_warnings():

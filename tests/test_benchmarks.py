@@ -29,6 +29,7 @@ SCRIPTS = (
     "accuracy",
     "architectures",
     "autoencoder",
+    "charges",
     "dimensions",
     "dimers",
     "engines_nve",
@@ -407,3 +408,23 @@ def test_divergence_and_angles_are_what_they_should_be(benchmark: Callable[[str]
     assert flow.values(atoms.positions[None], (2, 0, 1))[0] == pytest.approx(atoms.get_angle(2, 0, 1))
     dihedral = flow.values(atoms.positions[None], (2, 0, 1, 3))[0]
     assert dihedral % 360.0 == pytest.approx(atoms.get_dihedral(2, 0, 1, 3))
+
+
+def test_charges_beside_labels(
+    benchmark: Callable[[str], ModuleType], random_potential: Callable[..., Potential], tmp_path: Path
+) -> None:
+    save(random_potential(long_range=True), tmp_path / "charged.safetensors")
+    water = molecule("H2O")
+    np.savez(
+        tmp_path / "water.npz",
+        n_atoms=[3],
+        atomic_numbers=water.numbers,
+        positions=water.positions,
+        energy=[0.0],
+        charge=[0],
+        charges=[-0.6, 0.3, 0.3],
+        dipole=[[0.0, 0.0, 0.4]],
+    )
+    found = benchmark("charges").main([str(tmp_path / "water.npz"), "--model", str(tmp_path / "charged.safetensors")])
+    assert found["structures"] == 1
+    assert all(math.isfinite(value) for value in found.values())

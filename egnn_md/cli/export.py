@@ -47,6 +47,9 @@ def export(
     if not isinstance(potential, Potential):
         raise UserError(f"{model} is a {type(potential).__name__}; only potentials can be exported")
     header = read_header(model)
-    write(potential, output, name=str(header.get("name", model)), description=str(header.get("description", "")))
+    try:
+        write(potential, output, name=str(header.get("name", model)), description=str(header.get("description", "")))
+    except ValueError as error:
+        raise UserError(str(error)) from None
     values = {"model": model, "format": format, "output": str(output), "dtype": dtype}
     return Outcome(values, lambda: print(f"{output}: {model} for metatomic, {dtype}"), as_json)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import torch
@@ -119,7 +120,7 @@ def far_of(graph: Graph, dtype: torch.dtype) -> Far:
     waves, rows = [], []
     for k in all_of_them.nonzero().squeeze(-1).tolist():
         first, n_atoms = int(starts[k]), int(counts[k])
-        of_cell = waves_of(graph.cell[k])
+        of_cell = _waves(tuple(graph.cell[k].flatten().tolist()), graph.cell.device)
         phases = graph.positions[first : first + n_atoms].double() @ of_cell.vectors.mT
         waves.append(FarWaves(k, first, torch.remainder(phases, 2.0 * math.pi).to(dtype), of_cell))
     large = ~all_of_them & (counts > ROWS_FROM)
@@ -138,8 +139,8 @@ def far_of(graph: Graph, dtype: torch.dtype) -> Far:
 
 def all_pairs(counts: Tensor, starts: Tensor) -> Tensor:
     """Pairs of atoms of the same structure, each once, (2, n_pairs) int64: counts (n_graphs,) atoms from `starts`."""
-    if counts.shape[0] == 1:
-        return torch.triu_indices(int(counts), int(counts), 1, device=counts.device) + starts
+    if counts.shape[0] == 1 and int(starts) == 0:
+        return _triangle(int(counts), counts.device)
     row = torch.arange(int(counts.sum()), device=counts.device)  # of the first atom of each pair
     structure = torch.repeat_interleave(torch.arange(counts.shape[0], device=counts.device), counts)
     within = row - (counts.cumsum(0) - counts).index_select(0, structure)
@@ -148,6 +149,20 @@ def all_pairs(counts: Tensor, starts: Tensor) -> Tensor:
     first = torch.repeat_interleave(atom, later)
     begun = torch.repeat_interleave(later.cumsum(0) - later, later)
     return torch.stack([first, first + 1 + torch.arange(first.shape[0], device=counts.device) - begun])
+
+
+@lru_cache(maxsize=16)
+def _triangle(n_atoms: int, device: torch.device) -> Tensor:
+    """`all_pairs` of one structure, the same at each step of a simulation."""
+    with torch.inference_mode(False):
+        return torch.triu_indices(n_atoms, n_atoms, 1, device=device)
+
+
+@lru_cache(maxsize=16)
+def _waves(cell: tuple[float, ...], device: torch.device) -> Waves:
+    """`waves_of` a cell, the same at each step at constant volume."""
+    with torch.inference_mode(False):
+        return waves_of(torch.tensor(cell, dtype=torch.float64, device=device).reshape(3, 3))
 
 
 class LongRange(nn.Module):

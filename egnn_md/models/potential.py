@@ -224,7 +224,7 @@ class Potential(Shown, nn.Module):
         weights where gradients are tracked.
 
         r_ij (n_edges, 3) in Å, all within the cutoff; species (n_atoms,) int64 positions in `config.elements`;
-        edge_index (2, n_edges); `far` of models with `long_range`.
+        edge_index (2, n_edges); `far`: what models with `long_range` sum; None where only features are wanted.
         """
         system = System(vectors, species, edge_index, len(self.config.elements))
         learned, features, tape = self.network.evaluate(system)

@@ -33,8 +33,8 @@ class LossTerms(NamedTuple):
     stress: Tensor
     """eV/Å³ (l1) or its square (mse); 0 without."""
     charge: Tensor
-    """e: error of an atom's charge, plus that of a structure's, plus a tenth of how far the charges that make the field
-    are from those that are reported; 0 without."""
+    """e: error of an atom's reported charge, plus a tenth of the error of the charge that makes the field, plus the
+    error of a structure's total; 0 without."""
     dipole: Tensor
     """Length of the error of a structure's dipole moment, e·Å; 0 without."""
 

@@ -105,3 +105,10 @@ def test_float32(familiar_potential: Callable[..., Potential], familiar_file: Pa
     ours = molecule("CH3CH2OH")
     ours.calc = EGNNCalculator(familiar_file)
     np.testing.assert_allclose(atoms.get_forces(), ours.get_forces(), atol=1e-3)
+
+
+def test_charges_are_not_left_out(random_potential: Callable[..., Potential], tmp_path: Path) -> None:
+    from egnn_md.calculators.metatomic_export import export
+
+    with pytest.raises(ValueError, match="charges that act at any distance"):
+        export(random_potential(long_range=True), tmp_path / "model.pt", name="charged")
