@@ -9,7 +9,7 @@ MINUTES ?= 5
 
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs campaign release clean
+.PHONY: help demo test lint docs look campaign release clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ lint: $(VENV)/.installed-test  ## Lint and check types
 docs: $(VENV)/.installed-docs  ## Build the documentation's site into site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo "open site/index.html"
+
+look: docs  ## Open every page of the site in a headless Chromium, as a screen and as a telephone, light and dark
+	$(BIN)/python tests/browser.py site
 
 campaign: $(VENV)/.installed-test  ## Try to break it, for MINUTES=5; hours find more
 	OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/run.py --minutes $(MINUTES)

@@ -11,6 +11,7 @@ import typer
 from egnn_md.cli import app
 
 NO_PANEL = "Options"
+FLAG = re.compile(r"(?<![\w`-])(--[a-z][\w-]*)")
 
 
 @cache
@@ -33,7 +34,8 @@ def _page(name: str, command: Any) -> str:
 def _help(command: Any) -> str:
     """The help text; an example is a line of code."""
     line = re.compile(r"^(?:Example:|and then|or with|or|   )\s+(egnn-md .*)$", re.MULTILINE)
-    return line.sub(r"```bash\n\1\n```", command.help or "")
+    text = line.sub(r"```bash\n\1\n```", command.help or "")
+    return "\n".join(part if part.startswith("egnn-md ") else FLAG.sub(r"`\1`", part) for part in text.splitlines())
 
 
 def _parameters(command: Any, mark: str) -> list[str]:
@@ -58,5 +60,5 @@ def _row(parameter: Any, is_option: bool) -> str:
         default = "required" if is_option else ""
     elif default is None or default is False or callable(default):
         default = ""
-    text = (parameter.help or "").replace("|", "\\|")
+    text = FLAG.sub(r"`\1`", (parameter.help or "").replace("|", "\\|"))
     return f"| {', '.join(f'`{flag}`' for flag in flags)} | {text} | {default} |\n"

@@ -150,6 +150,12 @@ def _equations(text: str) -> str:
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """No script from elsewhere."""
-    depth = page.url.count("/")
-    return output.replace("https://unpkg.com/iframe-worker/shim", "../" * depth + SHIM)
+    """No script from elsewhere; the logo leads to a page, which a folder opened as a file is not."""
+    up = "../" * page.url.count("/")
+    text = output.replace("https://unpkg.com/iframe-worker/shim", up + SHIM)
+    return re.sub(r'href="(?:\.|(?:\.\./?)+)"', f'href="{up}index.html"', text)
+
+
+def on_post_template(output_content: str, template_name: str, config: Any) -> str:
+    """No script from elsewhere on the page for what is not found either; servers show it at any address."""
+    return output_content.replace("https://unpkg.com/iframe-worker/shim", f"/{SHIM}")
