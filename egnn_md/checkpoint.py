@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, get_type_hints, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,12 @@ from torch.overrides import TorchFunctionMode
 from egnn_md.forks import survive_forks
 from egnn_md.options import DTYPES
 from egnn_md.storage import write_whole
+
+if TYPE_CHECKING:
+    from egnn_md.models.flow import FlowMap
+    from egnn_md.models.potential import Potential
+    from egnn_md.models.propagator import IntegratorPropagator, VelocityEGNN
+    from egnn_md.models.property import PropertyModel
 
 FORMAT_VERSION: Final = 1
 MAX_FILE_BYTES: Final = 2 * 1024**3
@@ -158,10 +164,37 @@ def read_header(name_or_path: str | Path) -> dict[str, Any]:
     return dict(header)
 
 
+@overload  # every shipped name stands in one of these: editors complete by them
+def load(
+    name_or_path: Literal["egnn-xtb-0", "egnn-xtb-1", "organic-xtb"],
+    *,
+    device: str | torch.device = ...,
+    dtype: torch.dtype | str | None = ...,
+) -> Potential: ...
+@overload
+def load(
+    name_or_path: Literal["qm9"], *, device: str | torch.device = ..., dtype: torch.dtype | str | None = ...
+) -> PropertyModel: ...
+@overload
+def load(
+    name_or_path: Literal["ethanol-flow", "organics-flow"],
+    *,
+    device: str | torch.device = ...,
+    dtype: torch.dtype | str | None = ...,
+) -> FlowMap: ...
+@overload
+def load(
+    name_or_path: Literal["nbody-charged5"], *, device: str | torch.device = ..., dtype: torch.dtype | str | None = ...
+) -> IntegratorPropagator: ...
+@overload
+def load(
+    name_or_path: str | Path, *, device: str | torch.device = ..., dtype: torch.dtype | str | None = ...
+) -> Potential | PropertyModel | FlowMap | IntegratorPropagator | VelocityEGNN | Any: ...
 def load(
     name_or_path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
-) -> nn.Module:
-    """A model ready to predict, from a shipped name or a path.
+) -> Any:
+    """A model ready to predict, from a shipped name or a path: a `Potential`, a `PropertyModel`, a `FlowMap`, or a
+    propagator of particles, by what the file says.
 
     `dtype` torch.float32 or torch.float64, or their names, is the precision of the network; None keeps the file's.
     Weights do not require gradients. Raises CheckpointError.

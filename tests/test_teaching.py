@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,10 @@ from egnn_md.cli import app
 from egnn_md.cli.teaching import example_first, teaching_signature
 
 Call = Callable[..., tuple[int, str, list[str]]]
+PACKAGES = [
+    "egnn_md",
+    *(f"egnn_md.{name}" for name in ("calculators", "dynamics", "models", "neighbors", "nn")),
+]
 
 
 def commands() -> list[tuple[str, Any]]:
@@ -115,7 +120,18 @@ def test_ensemble_in_any_case(call: Call, checkpoint_file: Path) -> None:
     assert json.loads(out)["settings"]["ensemble"] == "nve"
 
 
-@pytest.mark.parametrize("package", ["egnn_md", "egnn_md.calculators", "egnn_md.dynamics"])
+def test_the_type_of_what_load_gives_is_right(tmp_path: Path) -> None:
+    """Editors complete by these: each shipped name has its class."""
+    typed: dict[str, str] = {}
+    for variant in typing.get_overloads(egnn_md.load):
+        names, of_any_file = variant.__annotations__["name_or_path"], variant.__annotations__["return"]
+        if names.startswith("Literal["):
+            typed |= dict.fromkeys(typing.get_args(eval(names, {"Literal": typing.Literal})), of_any_file)
+    assert typed == {name: type(egnn_md.load(name)).__name__ for name in egnn_md.shipped_models()}
+    assert set(typed.values()) <= set(of_any_file.split(" | "))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_tab_completion_lists_public_names_and_little_else(package: str) -> None:
     module = importlib.import_module(package)
     listed = {name for name in dir(module) if not name.startswith("_")}
@@ -126,7 +142,7 @@ def test_tab_completion_lists_public_names_and_little_else(package: str) -> None
         assert getattr(module, name) is not None
 
 
-@pytest.mark.parametrize("package", ["egnn_md", "egnn_md.calculators", "egnn_md.dynamics", "egnn_md.registry"])
+@pytest.mark.parametrize("package", [*PACKAGES, "egnn_md.registry"])
 def test_public_names_have_docstrings_of_their_own(package: str) -> None:
     module = importlib.import_module(package)
     for name in getattr(module, "__all__", ["models", "facts_of"]):
@@ -262,3 +278,25 @@ def test_a_prediction_shows_itself_in_a_notebook(random_potential: Callable[...,
     shown = prediction._repr_html_()
     assert f"{prediction.energy.item():.5f} eV" in shown
     assert f"{prediction.forces.norm(dim=1).max().item():.4f} eV/Å" in shown
+
+
+@pytest.mark.filterwarnings("ignore::egnn_md.calculators.ExtrapolationWarning")
+def test_runs_show_themselves_in_a_notebook(checkpoint_file: Path, shipped: str, tmp_path: Path) -> None:
+    from egnn_md.calculators import EGNNCalculator
+    from egnn_md.dynamics import FlowDynamics
+    from egnn_md.dynamics.md import start
+    from egnn_md.dynamics.relax import relax
+    from egnn_md.dynamics.settings import MDSettings
+
+    dynamics = FlowDynamics(molecule("CH3CH2OH"), "ethanol-flow", stride=10.0, temperature_K=300, rng=0)
+    dynamics.run(2)
+    assert "<td>2 strides, 20 fs</td>" in dynamics._repr_html_()
+    assert egnn_md.view(dynamics).title == "C2H6O"
+    atoms = molecule("H2O")
+    atoms.calc = EGNNCalculator(checkpoint_file)
+    done = relax(atoms, steps=1)
+    assert f"{done.energy:.5f} eV" in done._repr_html_()
+    simulation = start(atoms, MDSettings(steps=2, seed=0), tmp_path / "run")
+    assert "0 of 2 steps" in simulation._repr_html_()
+    simulation.run()
+    assert "finished" in simulation._repr_html_()

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from egnn_md.registry import Models, models
 
-PACKAGES = ("egnn_md", "egnn_md.calculators", "egnn_md.dynamics", "egnn_md.nn", "egnn_md.neighbors")
+PACKAGES = ("egnn_md", *(f"egnn_md.{name}" for name in ("calculators", "dynamics", "models", "nn", "neighbors")))
 """Whose `__all__` is public."""
 
 

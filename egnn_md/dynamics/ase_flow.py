@@ -24,6 +24,7 @@ from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
 from egnn_md.dynamics.flow_strides import Strider, Thermostat
 from egnn_md.dynamics.settings import SettingsError
 from egnn_md.models.flow import FlowMap
+from egnn_md.shown import html_table
 
 FloatArray = NDArray[np.float64]
 
@@ -125,6 +126,12 @@ class FlowDynamics(MolecularDynamics):  # type: ignore[misc]
         if self.thermostat is not None:
             new_momenta = self.thermostat(new_momenta)
         arrays["momenta"] = new_momenta
+
+    def _repr_html_(self) -> str:
+        """In a notebook: how far it is, and what it is like."""
+        time = f"{self.nsteps} strides, {self.nsteps * self.dt * FS_PER_TIME_UNIT:g} fs"
+        temperature = f"{self.atoms.get_temperature():.0f} K"
+        return html_table([("done", time), ("kept", str(self.accepted)), ("temperature", temperature)])
 
     def _total_energy(self, momenta: FloatArray) -> float:
         kinetic = 0.5 * float((momenta**2 / self.masses).sum())

@@ -11,6 +11,7 @@ import numpy as np
 from egnn_md.dynamics.guard import refusals
 from egnn_md.dynamics.settings import SettingsError
 from egnn_md.dynamics.starting_structures import StructureError
+from egnn_md.shown import html_table
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -37,6 +38,14 @@ class Relaxation:
     """Largest force on an atom at the end, eV/Å."""
     extrapolation: float | None
     """The calculator's signal at the end."""
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the end, and how it was reached."""
+        rows = [("converged", "yes" if self.converged else "no"), ("steps", str(self.steps))]
+        rows += [("energy", f"{self.energy:.5f} eV, {self.energy - self.energy_start:+.5f} eV since the start")]
+        rows += [("largest force on an atom", f"{self.fmax:.4f} eV/Å")]
+        rows += [] if self.extrapolation is None else [("extrapolation", f"{self.extrapolation:.2f}")]
+        return html_table(rows)
 
 
 def relax(

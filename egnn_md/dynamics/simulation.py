@@ -20,6 +20,7 @@ from egnn_md.dynamics.settings import MDSettings
 from egnn_md.dynamics.state import FileMark, RestartState, RunError, atom_arrays
 from egnn_md.dynamics.summary import summarize
 from egnn_md.dynamics.trajectory import Frame, Trajectory
+from egnn_md.shown import html_table
 from egnn_md.storage import Hold, write_whole
 
 if TYPE_CHECKING:
@@ -116,6 +117,11 @@ class Simulation:
         interval_fs = self.settings.interval * self.settings.timestep
         self.trajectory.finish(self.atoms, interval_fs, complete=self.progress["status"] == "finished")
         return summarize(self._state(), self.folder, reason, stop.received, self.ns_per_day())
+
+    def _repr_html_(self) -> str:
+        """In a notebook: how far it is, and where its files are."""
+        status, done = str(self.progress.get("status", "")), f"{self.step} of {self.settings.steps} steps"
+        return html_table([("folder", str(self.folder)), ("status", status), ("done", done)])
 
     def ns_per_day(self) -> float:
         """Speed of this process's steps."""

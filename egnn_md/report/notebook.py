@@ -11,15 +11,16 @@ from egnn_md.report.scene import Scene, atom_signals, thinned
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from ase.md.md import MolecularDynamics
 
 
-def view(what: Atoms | Sequence[Atoms] | str | Path, model: Any = None) -> Page:
+def view(what: Atoms | Sequence[Atoms] | MolecularDynamics | str | Path, model: Any = None) -> Page:
     """A page with a molecule that turns and plays: shown by itself in a notebook, `.write("look.html")` elsewhere.
 
     Parameters
     ----------
-    what: ase's Atoms, several of them, a file that ase reads, a molecule's name or a SMILES, or a folder that
-        `egnn-md md`, `rollout` or `distill` left.
+    what: ase's Atoms, several of them, ase's dynamics or optimizers (their atoms, as they are now), a file that ase
+        reads, a molecule's name or a SMILES, or a folder that `egnn-md md`, `rollout` or `distill` left.
     model: a potential (its name, path or itself) by whose extrapolation signal the atoms can be coloured; run folders
         know theirs.
 
@@ -67,5 +68,6 @@ def _frames(what: Any) -> tuple[str, list[Atoms]]:
         from egnn_md.dynamics.starting_structures import read_structure
 
         return str(what), [read_structure(str(what))]
+    what = getattr(what, "atoms", what)
     frames = [what] if hasattr(what, "positions") else list(what)
     return frames[0].get_chemical_formula() if len(frames) == 1 else "Structures", frames
