@@ -44,6 +44,8 @@ LARGEST_ENERGY: Final = 1000.0
 """eV of one atom beyond its element's reference energy: a hundred times what chemistry has."""
 CHARGE_PER_ATOM: Final = 0.003
 """e: how far off the charges of a large structure may be, for each of its atoms, before it is called another ion."""
+UNSURE_CHARGE: Final = 0.2
+"""e: a small structure whose charges add up to something further from a whole number is unlike the training data."""
 _ISOLATED: Final = np.zeros(3, dtype=np.bool_)
 _NO_CELL: Final = np.zeros((3, 3))
 
@@ -266,12 +268,11 @@ class Predictor:
             )
         if charge is not None and result.charge is not None:
             compare_charges(charge, result.charge, len(result.forces))
-        if result.extrapolation > EXTRAPOLATION_LIMIT and not self._warned:
+        if not self._warned and (sign := _unlike_training(result)):
             self._warned = True
             warnings.warn(
-                f"the structure is unlike the training data (extrapolation {result.extrapolation:.1f}, limit "
-                f"{EXTRAPOLATION_LIMIT:g}): do not trust its energy and forces; results go on telling, this warning "
-                "comes once",
+                f"the structure is unlike the training data ({sign}): do not trust its energy and forces; results go "
+                "on telling, this warning comes once",
                 ExtrapolationWarning,
                 stacklevel=3,
             )
@@ -286,14 +287,35 @@ def _reference_energies(models: Sequence[Potential]) -> FloatArray:
     return table
 
 
+def _unlike_training(result: Result) -> str:
+    """What shows it, or nothing."""
+    if result.extrapolation > EXTRAPOLATION_LIMIT:
+        return f"extrapolation {result.extrapolation:.1f}, limit {EXTRAPOLATION_LIMIT:g}"
+    if result.charge is not None and _is_unsure(result.charge, len(result.forces)):
+        return f"its charges add up to {result.charge:+.2f} e, which is no whole number"
+    return ""
+
+
+def _is_unsure(found: float, n_atoms: int) -> bool:
+    return abs(found - round(found)) > max(UNSURE_CHARGE, CHARGE_PER_ATOM * n_atoms)
+
+
 def compare_charges(given: float, found: float, n_atoms: int) -> None:
     """Raise ChargeError unless the charge (e) that was given is the one that was found."""
-    if abs(given - found) > max(0.5, CHARGE_PER_ATOM * n_atoms):
+    if abs(given - found) <= max(0.5, CHARGE_PER_ATOM * n_atoms):
+        return
+    if _is_unsure(found, n_atoms):
         raise ChargeError(
-            f"the charge is said to be {given:+g}, but the structure looks like one of {round(found):+d} (the charges "
-            f"of its atoms add up to {found:+.2f} e): are there hydrogens too many or too few? Correct the charge or "
-            "the structure; without a charge the structure's own is taken"
+            f"the charge is said to be {given:+g}; the model finds {found:+.2f} e, which is no whole number: it does "
+            "not know ions like this one, and its energies of them would be wrong. Use another model, or train this "
+            "one on such structures"
         )
+    raise ChargeError(
+        f"the charge is said to be {given:+g}, but the structure looks like one of {round(found):+d} (the charges "
+        f"of its atoms add up to {found:+.2f} e): are there hydrogens too many or too few? Correct the charge or "
+        "the structure; without a charge the structure's own is taken. If both are right, the model does not know "
+        "ions like this one"
+    )
 
 
 def _warn_of_eager_calls(reason: str) -> None:

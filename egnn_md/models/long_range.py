@@ -34,6 +34,7 @@ from egnn_md.nn.far_field import (
     dispersion_potential,
     waves_of,
 )
+from egnn_md.models.species import version_of
 from egnn_md.nn.ops import add_rows, gather, segment_sum, silu_vjp
 from egnn_md.nn.radial import distance
 
@@ -107,8 +108,19 @@ class _Response(NamedTuple):
     virial: Tensor | None = None
 
 
-def far_of(graph: Graph, dtype: torch.dtype) -> Far:
-    """What `LongRange` needs of a graph. Raises ValueError for structures periodic in one or two directions."""
+class FarLayout(NamedTuple):
+    """What of `Far` does not depend on positions: the same at each step of a simulation at constant volume."""
+
+    ends: Tensor | None
+    """Of `FarPairs`; None without any."""
+    cells: tuple[tuple[int, int, int, Waves], ...]
+    """Periodic structures: which of the batch, its first atom, how many it has, its reciprocal vectors."""
+    rows: tuple[tuple[int, int], ...]
+    """Large structures that are not periodic: first atom and number of atoms."""
+
+
+def far_layout(graph: Graph) -> FarLayout:
+    """Raises ValueError for structures periodic in one or two directions."""
     some, all_of_them = graph.pbc.any(-1), graph.pbc.all(-1)
     if bool((some & ~all_of_them).any()):
         raise ValueError(
@@ -117,23 +129,30 @@ def far_of(graph: Graph, dtype: torch.dtype) -> Far:
         )
     counts = torch.bincount(graph.batch, minlength=graph.n_graphs)
     starts = counts.cumsum(0) - counts
+    large = ~all_of_them & (counts > ROWS_FROM)
+    cells = tuple(
+        (k, int(starts[k]), int(counts[k]), _waves(tuple(graph.cell[k].flatten().tolist()), graph.cell.device))
+        for k in all_of_them.nonzero().squeeze(-1).tolist()
+    )
+    rows = tuple((int(starts[k]), int(counts[k])) for k in large.nonzero().squeeze(-1).tolist())
+    others = torch.where(all_of_them | large, 0, counts)
+    return FarLayout(all_pairs(others, starts) if bool(others.any()) else None, cells, rows)
+
+
+def far_of(graph: Graph, dtype: torch.dtype, layout: FarLayout | None = None) -> Far:
+    """What `LongRange` needs of a graph. Raises ValueError as `far_layout`, which is asked where it is not given."""
+    ends, cells, large = layout or far_layout(graph)
     waves, rows = [], []
-    for k in all_of_them.nonzero().squeeze(-1).tolist():
-        first, n_atoms = int(starts[k]), int(counts[k])
-        of_cell = _waves(tuple(graph.cell[k].flatten().tolist()), graph.cell.device)
+    for k, first, n_atoms, of_cell in cells:
         phases = graph.positions[first : first + n_atoms].double() @ of_cell.vectors.mT
         waves.append(FarWaves(k, first, torch.remainder(phases, 2.0 * math.pi).to(dtype), of_cell))
-    large = ~all_of_them & (counts > ROWS_FROM)
-    for k in large.nonzero().squeeze(-1).tolist():
-        first, n_atoms = int(starts[k]), int(counts[k])
+    for first, n_atoms in large:
         positions = graph.positions[first : first + n_atoms]
         rows.append(FarRows(first, (positions - positions.mean(0)).to(dtype)))
-    others = torch.where(all_of_them | large, 0, counts)
-    if not bool(others.any()):
+    if ends is None:
         return Far(None, waves, rows)
-    ends = all_pairs(others, starts)
-    first, second = ends
-    vectors = graph.positions.index_select(0, second) - graph.positions.index_select(0, first)
+    first_end, second_end = ends
+    vectors = graph.positions.index_select(0, second_end) - graph.positions.index_select(0, first_end)
     return Far(FarPairs(vectors.to(dtype), ends), waves, rows)
 
 
@@ -174,6 +193,23 @@ class LongRange(nn.Module):
         strengths = torch.tensor(free_atom_c6(elements)).sqrt()
         self.strengths = nn.Parameter(strengths.to(torch.get_default_dtype()))
         """√C6 of each element, eV^½ Å³, before the surroundings count."""
+        self._last: tuple[tuple[Tensor, int], ...] = ()
+        self._layout: FarLayout | None = None
+
+    def far(self, graph: Graph, dtype: torch.dtype) -> Far:
+        """`far_of`, its layout remembered: the next step of the same atoms in the same cell waits for no device."""
+        key = tuple((tensor, version_of(tensor)) for tensor in (graph.batch, graph.cell, graph.pbc))
+        known = len(self._last) == len(key) and all(
+            a is b and i == j for (a, i), (b, j) in zip(self._last, key, strict=True)
+        )
+        layout = self._layout if known else None
+        if layout is None:
+            layout = far_layout(graph)
+            self._last, self._layout = key, layout
+        return far_of(graph, dtype, layout)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_last": (), "_layout": None}
 
     def forward(self, features: Tensor, species: Tensor, far: Far) -> FarField:
         """Features (n_atoms, hidden_dim) and species (n_atoms,) of the structures of `far`."""
@@ -249,9 +285,10 @@ def _of_waves(both: Tensor, far: FarWaves) -> _Response:
     weights = torch.stack([waves.charges, waves.strengths])
     rounded = (2.0 * weights).to(phases)
     real, imaginary = rounded * real, rounded * imaginary
-    by_both = cos @ real.mT + sin @ imaginary.mT - both * both.new_tensor([CHARGE_AT_ZERO, STRENGTH_AT_ZERO])
-    total = both[:, 1].sum()
-    by_both = by_both + torch.stack([torch.zeros_like(total), 2.0 * waves.uniform.to(phases) * total])
+    charges, strengths = both.unbind(-1)
+    total = strengths.sum()
+    alone = [CHARGE_AT_ZERO * charges, STRENGTH_AT_ZERO * strengths - 2.0 * waves.uniform.to(phases) * total]
+    by_both = cos @ real.mT + sin @ imaginary.mT - torch.stack(alone, -1)
     by_phase = (both @ imaginary) * cos - (both @ real) * sin
     by_square = power[0] * waves.charges_slope + power[1] * waves.strengths_slope
     along = (waves.vectors * by_square[:, None]).mT @ waves.vectors

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from egnn_md.graph import Graph, Prediction
 from egnn_md.models.bounds import check_sizes
-from egnn_md.models.long_range import Far, FarField, LongRange, far_of
+from egnn_md.models.long_range import Far, FarField, LongRange
 from egnn_md.models.network import Network
 from egnn_md.models.species import Species, check_elements
 from egnn_md.models.terms import EnergyTerm, NuclearRepulsion, ReferenceEnergies, System, TermResult
@@ -167,11 +167,8 @@ class Potential(Shown, nn.Module):
                 return self(graph, stress=stress, differentiable=differentiable)  # type: ignore[no-any-return]
         with torch.set_grad_enabled(differentiable):
             species = self.species(graph.atomic_numbers)
-            vectors = graph.edge_vectors()
-            inside = (vectors.square().sum(-1) < self.config.cutoff**2).nonzero().squeeze(-1)
-            vectors = vectors.index_select(0, inside).to(self.dtype)
-            edge_index = graph.edge_index.index_select(1, inside)
-            far = None if self.long_range is None else far_of(graph, self.dtype)
+            vectors, edge_index = self._edges(graph)
+            far = None if self.long_range is None else self.long_range.far(graph, self.dtype)
             local_call = self.local_call if differentiable else self.compiled or self._untracked_call
             energies, gradient, forces, extrapolation, charges, virials = local_call(vectors, species, edge_index, far)
             stresses = None
@@ -191,6 +188,16 @@ class Potential(Shown, nn.Module):
                 extrapolation=extrapolation,
                 **({} if charges is None else of_charges(charges, graph)),
             )
+
+    def _edges(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Vectors and ends of the edges within the cutoff. On a GPU of all edges: to know how many are left it would
+        have to be waited for, and those beyond add nothing.
+        """
+        vectors, edge_index = graph.edge_vectors(), graph.edge_index
+        if vectors.device.type == "cpu":
+            inside = (vectors.square().sum(-1) < self.config.cutoff**2).nonzero().squeeze(-1)
+            vectors, edge_index = vectors.index_select(0, inside), edge_index.index_select(1, inside)
+        return vectors.to(self.dtype), edge_index
 
     def _untracked_call(
         self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None

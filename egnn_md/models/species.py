@@ -39,11 +39,11 @@ class Species(nn.Module):
     def forward(self, atomic_numbers: Tensor) -> Tensor:
         """Raises UnsupportedElement, naming the elements that are not known."""
         last = self._last
-        if last is not None and last[0] is atomic_numbers and last[1] == _version(atomic_numbers):
+        if last is not None and last[0] is atomic_numbers and last[1] == version_of(atomic_numbers):
             return last[2]
         self.check(atomic_numbers)
         species = self.table.index_select(0, atomic_numbers)
-        self._last = (atomic_numbers, _version(atomic_numbers), species)
+        self._last = (atomic_numbers, version_of(atomic_numbers), species)
         return species
 
     def check(self, atomic_numbers: Tensor) -> None:
@@ -59,5 +59,6 @@ class Species(nn.Module):
         return {**self.__dict__, "_last": None}
 
 
-def _version(tensor: Tensor) -> int:
+def version_of(tensor: Tensor) -> int:
+    """Another number after each change in place."""
     return 0 if tensor.is_inference() else tensor._version

@@ -44,23 +44,27 @@ class BondLengths(nn.Module):
 
         distances (n_edges,) Å; edge_index (2, n_edges), each pair in both directions; species (n_atoms,).
         """
-        lengths, kinds, atoms = self.bonds(distances, edge_index, species)
+        bound, kinds = self._bound(distances, edge_index, species)
         low, high = self.shortest.index_select(0, kinds), self.longest.index_select(0, kinds)
         middle, half = (low + high) / 2, ((high - low) / 2).clamp(min=1e-3)
-        away = (lengths - middle).abs()
+        away = (distances - middle).abs()
         strain = torch.where(away < half, away / half, 1.0 + (away - half) / TOLERANCE)
-        strain = strain.nan_to_num(nan=math.inf, posinf=math.inf)
-        return strain.new_zeros(species.shape[0]).scatter_reduce(0, atoms, strain, "amax")
+        strain = torch.where(bound, strain.nan_to_num(nan=math.inf, posinf=math.inf), 0.0)
+        return strain.new_zeros(species.shape[0]).scatter_reduce(0, edge_index[0], strain, "amax")
 
     def bonds(self, distances: Tensor, edge_index: Tensor, species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of each bond, from either end: its length (Å), its kind, its first atom; (n_bonds,) each."""
-        ends = species[edge_index]
-        bound = distances < self.reach[ends[0]] + self.reach[ends[1]]
-        lengths, (i, j), (first, second) = distances[bound], edge_index[:, bound], ends[:, bound]
-        n_neighbors = segment_sum(torch.ones_like(i), i, species.shape[0]).clamp(max=MOST_NEIGHBORS)
-        per_element = MOST_NEIGHBORS + 1
-        kinds = (first * per_element + n_neighbors[i]) * self.n_kinds + second * per_element + n_neighbors[j]
-        return lengths, kinds, i
+        bound, kinds = self._bound(distances, edge_index, species)
+        return distances[bound], kinds[bound], edge_index[0, bound]
+
+    def _bound(self, distances: Tensor, edge_index: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
+        """Which edges are bonds, and of what kind they would be, (n_edges,) each."""
+        i, j = edge_index
+        first, second = species.index_select(0, i), species.index_select(0, j)
+        bound = distances < self.reach.index_select(0, first) + self.reach.index_select(0, second)
+        n_neighbors = segment_sum(bound.to(i.dtype), i, species.shape[0]).clamp(max=MOST_NEIGHBORS)
+        kind = species * (MOST_NEIGHBORS + 1) + n_neighbors
+        return bound, kind.index_select(0, i) * self.n_kinds + kind.index_select(0, j)
 
     @torch.no_grad()
     def fit(self, lengths: NDArray[np.float32], kinds: NDArray[np.int64]) -> None:

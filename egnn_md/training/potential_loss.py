@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from egnn_md.data.frame_batches import Batch
-from egnn_md.models.long_range import Far, far_of
+from egnn_md.models.long_range import Far
 from egnn_md.models.potential import (
     ForceCall,
     Potential,
@@ -54,7 +54,7 @@ class PotentialLoss:
 
     def __call__(self, batch: Batch) -> LossTerms:
         graph, model = batch.graph, self.model
-        far = None if model.long_range is None else far_of(graph, model.dtype)
+        far = None if model.long_range is None else model.long_range.far(graph, model.dtype)
         inputs = (
             graph.edge_vectors().to(self.model.dtype),
             self.model.species(graph.atomic_numbers),

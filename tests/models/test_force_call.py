@@ -59,6 +59,16 @@ def test_energies_gradient_and_features_are_autograds(
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
 
 
+def test_edges_beyond_the_cutoff_add_nothing(random_potential: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU they are left in."""
+    model, graph = random_potential(cutoff=CUTOFF), several()
+    expected = model(graph, stress=True)
+    monkeypatch.setattr(Potential, "_edges", lambda self, graph: (graph.edge_vectors(), graph.edge_index))
+    found = model(graph, stress=True)
+    for name in ("energies", "forces", "stress"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-12, atol=1e-11, equal_nan=True)
+
+
 def test_no_edges(random_potential: Make) -> None:
     model = random_potential(cutoff=CUTOFF)
     graph = make_graph([8, 1], [[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]], CUTOFF)

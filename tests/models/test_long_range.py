@@ -220,6 +220,15 @@ def test_batches_hold_to_their_charges(charged: Potential) -> None:
         potential.many([ion, ion._replace(charge=1.0)])
 
 
+def test_charges_that_add_up_to_no_whole_number_are_said(random_potential: Make) -> None:
+    predictor = Predictor(biased(random_potential(long_range=True), -0.3))
+    positions, numbers = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.97]]), np.array([8, 1])
+    with pytest.warns(ExtrapolationWarning, match=r"charges add up to -0\.60 e, which is no whole number"):
+        predictor(positions, numbers, charge=-1.0)
+    with pytest.raises(ChargeError, match=r"finds -0\.60 e, which is no whole number: it does not know ions like"):
+        predictor(positions, numbers, charge=0.0)
+
+
 def test_a_committee_averages_charges(random_potential: Make) -> None:
     members = [biased(random_potential(seed=k, long_range=True), charge) for k, charge in enumerate((-0.4, -0.6))]
     result = Predictor(members)(np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.97]]), np.array([8, 1]))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from egnn_md.data.frame_batches import Batch, Charges
 from egnn_md.graph import Graph
+from egnn_md.compiled.package import NoCompiler, check_compiler
 from egnn_md.models.long_range import far_of
 from egnn_md.models.potential import Potential
 from egnn_md.training.potential_config import PotentialTrainingConfig as TrainingConfig
@@ -112,6 +113,36 @@ def test_traced_equals_eager_for_any_sizes(random_potential: Make, monkeypatch: 
         scale = max(float(g.abs().max()) for g in expected_gradients)
         for one, other in zip(found_gradients, expected_gradients, strict=True):
             assert (one - other).abs().max() < 1e-10 * scale
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.usefixtures("_no_logging")
+def test_compiled_for_real_equals_eager(random_potential: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile itself, of the smallest network: at other sizes than it was traced with, and after a change of the
+    weights.
+    """
+    try:
+        check_compiler()
+    except NoCompiler as error:
+        pytest.skip(str(error))
+    import torch._inductor.config
+
+    monkeypatch.setattr(torch._inductor.config.aot_inductor, "debug_compile", True)  # -O0: a third of the time
+    sizes = {"n_layers": 1, "hidden_dim": 4, "message_dim": 4, "n_vectors": 2, "n_radial": 3}
+    model = trainable(random_potential, **sizes)
+    eager, compiled = (PotentialLoss(model, TrainingConfig(max_steps=1, compile=c)) for c in (False, True))
+    for kinds in ("sws", "swwmsmms"):
+        batch = labelled(kinds)
+        expected, expected_gradients = gradients(eager, batch)
+        found, found_gradients = gradients(compiled, batch)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.allclose(one, other, rtol=1e-9)
+        scale = max(float(g.abs().max()) for g in expected_gradients)
+        for one, other in zip(found_gradients, expected_gradients, strict=True):
+            assert (one - other).abs().max() < 1e-9 * scale
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
 
 
 def unknown(batch: Batch, name: str, rows: Any) -> Batch:
