@@ -117,9 +117,7 @@ def knowing(model: Potential | PropertyModel, graph: Graph) -> None:
 
 @pytest.mark.parametrize("long_range", [False, True])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_force_calls_stay_on_their_device_and_wait_for_nothing(
-    name: str, long_range: bool
-) -> None:
+def test_force_calls_stay_on_their_device_and_wait_for_nothing(name: str, long_range: bool) -> None:
     model, graph = potential(long_range=long_range, cutoff=4.0), there(GRAPHS[name])
     knowing(model, graph)
     if long_range:

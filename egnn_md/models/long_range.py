@@ -26,6 +26,7 @@ from torch.nn.functional import linear, pad, silu
 
 from egnn_md.chemistry.dispersion import free_atom_c6
 from egnn_md.graph import Graph
+from egnn_md.models.species import version_of
 from egnn_md.nn.far_field import (
     CHARGE_AT_ZERO,
     STRENGTH_AT_ZERO,
@@ -34,7 +35,6 @@ from egnn_md.nn.far_field import (
     dispersion_potential,
     waves_of,
 )
-from egnn_md.models.species import version_of
 from egnn_md.nn.ops import add_rows, gather, segment_sum, silu_vjp
 from egnn_md.nn.radial import distance
 

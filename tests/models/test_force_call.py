@@ -66,7 +66,8 @@ def test_edges_beyond_the_cutoff_add_nothing(random_potential: Make, monkeypatch
     monkeypatch.setattr(Potential, "_edges", lambda self, graph: (graph.edge_vectors(), graph.edge_index))
     found = model(graph, stress=True)
     for name in ("energies", "forces", "stress"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-12, atol=1e-11, equal_nan=True)
+        one, other = getattr(found, name), getattr(expected, name)
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-11, equal_nan=True)
 
 
 def test_no_edges(random_potential: Make) -> None:

@@ -12,9 +12,9 @@ import torch
 from graphs import crystal, make_graph, molecule
 from torch import Tensor
 
+from egnn_md.compiled.package import NoCompiler, check_compiler
 from egnn_md.data.frame_batches import Batch, Charges
 from egnn_md.graph import Graph
-from egnn_md.compiled.package import NoCompiler, check_compiler
 from egnn_md.models.long_range import far_of
 from egnn_md.models.potential import Potential
 from egnn_md.training.potential_config import PotentialTrainingConfig as TrainingConfig
