@@ -43,6 +43,8 @@ class Graph:
     """(n_graphs, 3) bool; all False for molecules."""
     batch: Tensor
     """(n_atoms,) int64: the graph each atom belongs to."""
+    charge: Tensor | None = None
+    """(n_graphs,) e, NaN where it is not known; None: of none."""
 
     @property
     def n_atoms(self) -> int:
@@ -103,7 +105,15 @@ class Graph:
             cell=torch.cat([graph.cell for graph in graphs]),
             pbc=torch.cat([graph.pbc for graph in graphs]),
             batch=torch.cat([graph.batch + offset for graph, offset in zip(graphs, graph_offsets, strict=True)]),
+            charge=_charges(graphs),
         )
+
+
+def _charges(graphs: Sequence[Graph]) -> Tensor | None:
+    if all(graph.charge is None for graph in graphs):
+        return None
+    unknown = graphs[0].cell.new_full((1,), torch.nan)
+    return torch.cat([unknown.expand(g.n_graphs) if g.charge is None else g.charge.to(unknown) for g in graphs])
 
 
 def _dense_shift(graph: Graph) -> Tensor:
@@ -146,6 +156,8 @@ class Prediction:
     charge: Tensor | None = None
     """(n_graphs,) e: what the charges that make the electrostatics add up to; near a whole number where the model
     knows the structure."""
+    shown_charge: Tensor | None = None
+    """(n_graphs,) e: the same, of charges that the atoms' surroundings show by themselves."""
     dipole: Tensor | None = None
     """(n_graphs, 3) e·Å about the origin; NaN for periodic structures."""
 

@@ -11,7 +11,7 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -44,6 +44,10 @@ LARGEST_ENERGY: Final = 1000.0
 """eV of one atom beyond its element's reference energy: a hundred times what chemistry has."""
 CHARGE_PER_ATOM: Final = 0.003
 """e: how far off the charges of a large structure may be, for each of its atoms, before it is called another ion."""
+UNDECIDED: Final = 0.9
+"""e: what may be missing of a charge that is counted before the one two electrons away is as likely."""
+MOST_COUNTED: Final = 1.5
+"""e: what may be missing of a charge that is given, where electrons are counted."""
 UNSURE_CHARGE: Final = 0.2
 """e: a small structure whose charges add up to something further from a whole number is unlike the training data."""
 _ISOLATED: Final = np.zeros(3, dtype=np.bool_)
@@ -93,6 +97,8 @@ class Result:
     """Largest signal of any atom, of any member; NaN if no model carries statistics."""
     charge: float | None = None
     """e: what the atoms' charges add up to, near a whole number; None of models without charges."""
+    shown_charge: float | None = None
+    """e: what of it the atoms' surroundings show by themselves."""
     charges: FloatArray | None = None
     """(n_atoms,) e."""
     dipole: FloatArray | None = None
@@ -170,6 +176,8 @@ class Predictor:
         self._references = _reference_energies(self.models)
         self.ions = all(model.config.long_range for model in self.models)
         """Whether structures may be charged."""
+        self._counted = any(model.config.charge_response for model in self.models)
+        self._given: tuple[float, torch.Tensor] | None = None
         self.fresh()
 
     def fresh(self) -> None:
@@ -219,7 +227,7 @@ class Predictor:
                 raise ValueError("the structure has no atoms")
             self.check(atomic_numbers)
             self._known = key
-        graph = self._graphs(positions, atomic_numbers, cell, pbc)
+        graph = self._charged(self._graphs(positions, atomic_numbers, cell, pbc), charge)
         results = [_result(model(graph, stress=stress), 0) for model in self.models]
         return self._checked(_committee(results) if self.committee else results[0], atomic_numbers, charge)
 
@@ -246,7 +254,16 @@ class Predictor:
 
     def _graph(self, structure: Geometry) -> Graph:
         builder = GraphBuilder(self.cutoff, 0.0, closest=self.closest, device=self.device)
-        return builder(structure.positions, structure.atomic_numbers, structure.cell, structure.pbc)
+        graph = builder(structure.positions, structure.atomic_numbers, structure.cell, structure.pbc)
+        return self._charged(graph, structure.charge)
+
+    def _charged(self, graph: Graph, charge: float | None) -> Graph:
+        """The graph with its charge, for models that ask for it."""
+        if charge is None or not self._counted:
+            return graph
+        if self._given is None or self._given[0] != charge:
+            self._given = (charge, torch.tensor([charge], dtype=torch.float64, device=self.device))
+        return replace(graph, charge=self._given[1])
 
     def _checked(self, result: Result, atomic_numbers: IntArray, charge: float | None) -> Result:
         """The result, if it is finite, not absurd and of this charge; a warning, once, if the structure is unlike the
@@ -266,8 +283,8 @@ class Predictor:
                 "its reference energy, chemistry some ten: no potential can know such a structure. Are its units Å, "
                 "its cell large enough, its atoms apart?"
             )
-        if charge is not None and result.charge is not None:
-            compare_charges(charge, result.charge, len(result.forces))
+        if result.shown_charge is not None:
+            check_total(charge, result.shown_charge, atomic_numbers, counted=self._counted)
         if not self._warned and (sign := _unlike_training(result)):
             self._warned = True
             warnings.warn(
@@ -300,19 +317,41 @@ def _is_unsure(found: float, n_atoms: int) -> bool:
     return abs(found - round(found)) > max(UNSURE_CHARGE, CHARGE_PER_ATOM * n_atoms)
 
 
-def compare_charges(given: float, found: float, n_atoms: int) -> None:
-    """Raise ChargeError unless the charge (e) that was given is the one that was found."""
-    if abs(given - found) <= max(0.5, CHARGE_PER_ATOM * n_atoms):
+def check_total(given: float | None, shown: float, atomic_numbers: IntArray, *, counted: bool) -> None:
+    """Raise ChargeError where the charge that is given (e; None: it is not) cannot be that of a structure whose atoms'
+    surroundings show another, or where none is given and two would do.
+
+    counted: whether the model (`charge_response`) counts electrons, and so adds what is not shown.
+    """
+    n_atoms = len(atomic_numbers)
+    slack = CHARGE_PER_ATOM * n_atoms
+    if counted:
+        odd = int(atomic_numbers.sum()) % 2
+        if given is None:
+            nearest = 2.0 * round((shown - odd) / 2.0) + odd
+            if abs(nearest - shown) > max(UNDECIDED, slack):
+                other = nearest + math.copysign(2.0, shown - nearest)
+                raise ChargeError(
+                    f"the charge of this structure may be {nearest:+.0f} or {other:+.0f}, its electrons are paired in "
+                    "both: say which one it is (in ASE atoms.info['charge'])"
+                )
+            return
+        if round(given) % 2 != odd:
+            raise ChargeError(
+                f"with a charge of {given:+g} the structure has an odd number of electrons, and the model knows closed "
+                "shells only: are there hydrogens too many or too few? Correct the charge or the structure"
+            )
+    if given is None or abs(given - shown) <= max(MOST_COUNTED if counted else 0.5, slack):
         return
-    if _is_unsure(found, n_atoms):
+    if not counted and _is_unsure(shown, n_atoms):
         raise ChargeError(
-            f"the charge is said to be {given:+g}; the model finds {found:+.2f} e, which is no whole number: it does "
+            f"the charge is said to be {given:+g}; the model finds {shown:+.2f} e, which is no whole number: it does "
             "not know ions like this one, and its energies of them would be wrong. Use another model, or train this "
             "one on such structures"
         )
     raise ChargeError(
-        f"the charge is said to be {given:+g}, but the structure looks like one of {round(found):+d} (the charges "
-        f"of its atoms add up to {found:+.2f} e): are there hydrogens too many or too few? Correct the charge or "
+        f"the charge is said to be {given:+g}, but the structure looks like one of {round(shown):+d} (the charges "
+        f"of its atoms add up to {shown:+.2f} e): are there hydrogens too many or too few? Correct the charge or "
         "the structure; without a charge the structure's own is taken. If both are right, the model does not know "
         "ions like this one"
     )
@@ -353,9 +392,11 @@ def _electric(prediction: Prediction, graph: int, atoms: slice) -> dict[str, Any
     """What a `Result` says of charges, if anything."""
     if prediction.charges is None or prediction.charge is None or prediction.dipole is None:
         return {}
+    assert prediction.shown_charge is not None
     dipole = _array(prediction.dipole[graph])
     return {
         "charge": prediction.charge[graph].item(),
+        "shown_charge": prediction.shown_charge[graph].item(),
         "charges": _array(prediction.charges)[atoms],
         "dipole": None if np.isnan(dipole).any() else dipole,
     }
@@ -404,6 +445,7 @@ def _committee(members: list[Result]) -> Result:
         stress=np.mean(stresses, axis=0) if stresses else None,
         extrapolation=largest(np.array([member.extrapolation for member in members])),
         charge=_mean([member.charge for member in members]),
+        shown_charge=_mean([member.shown_charge for member in members]),
         charges=_mean([member.charges for member in members]),
         dipole=_mean([member.dipole for member in members]),
         energy_std=float(np.std(energies)),

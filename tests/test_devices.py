@@ -118,14 +118,15 @@ def knowing(model: Potential | PropertyModel, graph: Graph) -> None:
 @pytest.mark.parametrize("long_range", [False, True])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_force_calls_stay_on_their_device_and_wait_for_nothing(name: str, long_range: bool) -> None:
-    model, graph = potential(long_range=long_range, cutoff=4.0), there(GRAPHS[name])
+    model = potential(long_range=long_range, charge_response=long_range, cutoff=4.0)
+    graph = there(GRAPHS[name])
     knowing(model, graph)
     if long_range:
         remember_layout(model, LAYOUTS[name], graph)
     prediction = model(graph, stress=True)
     found = {field.name: getattr(prediction, field.name) for field in fields(prediction)}
     assert {name for name, value in found.items() if value is None} == (
-        set() if long_range else {"charges", "charge", "dipole"}
+        set() if long_range else {"charges", "charge", "shown_charge", "dipole"}
     )
     assert all(value.device.type == "cuda" for value in found.values() if value is not None)
     assert found["forces"].shape == graph.positions.shape
@@ -134,7 +135,7 @@ def test_force_calls_stay_on_their_device_and_wait_for_nothing(name: str, long_r
 def remember_layout(model: Potential, layout: FarLayout, graph: Graph) -> None:
     """Which pairs and waves there are is found once for the same atoms."""
     assert model.long_range is not None
-    model.long_range._last = tuple((t, t._version) for t in (graph.batch, graph.cell, graph.pbc))
+    model.long_range._last = tuple((tensor, tensor._version) for tensor in model.long_range._read(graph))
     model.long_range._layout = there(layout)
 
 
@@ -169,7 +170,7 @@ def test_the_papers_layers(velocities: bool) -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_training_step(name: str) -> None:
-    model, graph = potential(long_range=True, cutoff=4.0), there(GRAPHS[name])
+    model, graph = potential(long_range=True, charge_response=True, cutoff=4.0), there(GRAPHS[name])
     knowing(model, graph)
     remember_layout(model, LAYOUTS[name], graph)
     n, k = graph.n_atoms, graph.n_graphs

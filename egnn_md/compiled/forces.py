@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from egnn_md.compiled import store
 from egnn_md.compiled.package import CompilationError, Package, Sizes, Weights, check_compiler, compile_package
+from egnn_md.models.charge_response import Totals
 from egnn_md.models.long_range import Far, FarPairs
 from egnn_md.models.potential import LocalCall, Potential
 
@@ -35,7 +36,10 @@ MOST_EDGES: Final = 250_000
 """Beyond, the eager call in blocks: a package keeps the messages of all edges, 4 kB each in float32."""
 MOST_PAIRS: Final = 2_000_000
 """The same of all pairs of atoms, for models with charges: some 0.1 kB each."""
-_SIZES: Final[tuple[Sizes, ...]] = ({0: "edges"}, {0: "atoms"}, {1: "edges"}, {0: "pairs"}, {1: "pairs"})
+_SIZES: Final[tuple[Sizes, ...]] = (
+    *({0: "edges"}, {0: "atoms"}, {1: "edges"}, {0: "pairs"}, {1: "pairs"}),
+    *({0: "atoms"}, {0: "structures"}, {0: "structures"}),
+)
 """Of each input of the code, in its order (see `_inputs`): which dimensions vary, and the names of their sizes."""
 _LIMITS: Final = {"edges": MOST_EDGES, "pairs": MOST_PAIRS}
 """Largest of a size; from 2 on, since no package fits sizes 0 and 1."""
@@ -96,7 +100,7 @@ def _inputs(vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | Non
         return vectors, species, edge_index
     if far.pairs is None or far.waves or far.rows:
         return None
-    return vectors, species, edge_index, *far.pairs
+    return vectors, species, edge_index, *far.pairs, *(far.totals or ())
 
 
 def use_compiled(model: Potential, wanted: Compile, report: Callable[[str], None] = lambda line: None) -> bool:
@@ -219,7 +223,10 @@ def example(model: Potential, n_atoms: int) -> tuple[Any, ...]:
         return vectors, species, edge_index
     index = torch.triu_indices(n_atoms, n_atoms, 1)
     far = FarPairs((positions[index[1]] - positions[index[0]]).to(model.dtype), index)
-    return vectors, species, edge_index, Far(far)
+    if not model.config.charge_response:
+        return vectors, species, edge_index, Far(far)
+    of_one = torch.zeros(2, dtype=model.dtype)
+    return vectors, species, edge_index, Far(far, totals=Totals(torch.zeros_like(species), of_one + torch.nan, of_one))
 
 
 class _LocalCall(nn.Module):
@@ -229,8 +236,10 @@ class _LocalCall(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor, *pairs: Tensor) -> tuple[Tensor, ...]:
-        call = self.model.local_call(vectors, species, edge_index, Far(FarPairs(*pairs)) if pairs else None)
+    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor, *far: Tensor) -> tuple[Tensor, ...]:
+        pairs, totals = far[:2], far[2:]
+        made = Far(FarPairs(*pairs), totals=Totals(*totals) if totals else None) if pairs else None
+        call = self.model.local_call(vectors, species, edge_index, made)
         return tuple(value for value in call if isinstance(value, Tensor))
 
 

@@ -102,6 +102,7 @@ class FrameBatches(Dataset[Batch]):
         edge_rows = ragged_rows(edges.starts[chosen], edges.n_edges[chosen])
         n_atoms = frames.n_atoms[chosen]
         offsets = np.repeat(np.cumsum(n_atoms) - n_atoms, edges.n_edges[chosen])
+        total = _double(frames.charge, chosen, 0.0)
         forces = np.full((len(rows), 3), np.nan) if frames.forces is None else frames.forces[rows]
         graph = Graph(
             positions=torch.from_numpy(frames.positions[rows]).double(),
@@ -111,6 +112,7 @@ class FrameBatches(Dataset[Batch]):
             cell=torch.from_numpy(frames.cell[chosen]),
             pbc=torch.from_numpy(frames.pbc[chosen].copy()),
             batch=torch.from_numpy(np.repeat(np.arange(len(chosen)), n_atoms)),
+            charge=total,
         )
         return Batch(
             graph=graph,
@@ -119,7 +121,7 @@ class FrameBatches(Dataset[Batch]):
             stress=None if frames.stress is None else torch.from_numpy(frames.stress[chosen]).to(self.dtype),
             share=self.shares(indices),
             charges=Charges(
-                _double(frames.charge, chosen, 0.0),
+                total,
                 _double(frames.charges, rows, np.nan),
                 _double(frames.dipole, chosen, np.nan, 3),
             ),

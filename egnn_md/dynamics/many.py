@@ -21,7 +21,7 @@ from egnn_md.dynamics.starting_structures import StructureError, check_structure
 from egnn_md.jobs.chunks import Answer, Emit
 from egnn_md.models.potential import Potential
 from egnn_md.neighbors import GraphBuilder
-from egnn_md.predict import ChargeError, compare_charges
+from egnn_md.predict import ChargeError, check_total
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -72,10 +72,10 @@ def refusal(model: Potential, atoms: Atoms) -> str:
 def _contradiction(model: Potential, atoms: Atoms, charge: float) -> str:
     """Why the structure is not one of this charge (e); empty if it is."""
     builder = GraphBuilder(model.config.cutoff, 0.0, device=model.device)
-    found = model(builder(atoms.positions, atoms.numbers.astype(np.int64), atoms.cell.array, atoms.pbc)).charge
-    assert found is not None
+    shown = model(builder(atoms.positions, atoms.numbers.astype(np.int64), atoms.cell.array, atoms.pbc)).shown_charge
+    assert shown is not None
     try:
-        compare_charges(charge, float(found), len(atoms))
+        check_total(charge, float(shown), atoms.numbers, counted=model.config.charge_response)
     except ChargeError as error:
         return str(error)
     return ""

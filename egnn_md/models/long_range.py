@@ -7,7 +7,8 @@ the charge that is reported. The energy of all pairs, whatever their distance,
 
 is added to that of the network, which learns the rest. In a periodic structure the sum goes over all images, as one
 over reciprocal vectors. Charges come from an atom's surroundings alone, so that two molecules far apart have those that
-they have by themselves; that they add up to the charge of the molecule is learned, and checked (`egnn_md.predict`).
+they have by themselves; that they add up to the charge of the molecule is learned, and checked (`egnn_md.predict`), or
+else made so (`egnn_md.models.charge_response`).
 
 q is trained so that dipole moments and total charges are the labels', which Mulliken's charges, those reported, are not
 made for.
@@ -26,6 +27,7 @@ from torch.nn.functional import linear, pad, silu
 
 from egnn_md.chemistry.dispersion import free_atom_c6
 from egnn_md.graph import Graph
+from egnn_md.models.charge_response import ChargeResponse, Totals
 from egnn_md.models.species import version_of
 from egnn_md.nn.far_field import (
     CHARGE_AT_ZERO,
@@ -82,6 +84,8 @@ class Far(NamedTuple):
     pairs: FarPairs | None
     waves: Sequence[FarWaves] = ()
     rows: Sequence[FarRows] = ()
+    totals: Totals | None = None
+    """For models with a `ChargeResponse`."""
 
 
 class FarField(NamedTuple):
@@ -94,7 +98,8 @@ class FarField(NamedTuple):
     by_features: Tensor
     """∂E by the features that charges and strengths were read from, (n_atoms, hidden_dim)."""
     charges: Tensor
-    """(n_atoms, 2) e: those that make the field, and those that are reported."""
+    """(n_atoms, 3) e: those that make the field, those that are reported, and what of the first the surroundings show:
+    all of it, but for a `ChargeResponse`."""
     virials: tuple[Tensor, ...]
     """∂E by a strain of positions and cell together, (3, 3) eV, of each periodic structure, at constant charges."""
 
@@ -117,6 +122,7 @@ class FarLayout(NamedTuple):
     """Periodic structures: which of the batch, its first atom, how many it has, its reciprocal vectors."""
     rows: tuple[tuple[int, int], ...]
     """Large structures that are not periodic: first atom and number of atoms."""
+    totals: Totals
 
 
 def far_layout(graph: Graph) -> FarLayout:
@@ -136,12 +142,21 @@ def far_layout(graph: Graph) -> FarLayout:
     )
     rows = tuple((int(starts[k]), int(counts[k])) for k in large.nonzero().squeeze(-1).tolist())
     others = torch.where(all_of_them | large, 0, counts)
-    return FarLayout(all_pairs(others, starts) if bool(others.any()) else None, cells, rows)
+    return FarLayout(all_pairs(others, starts) if bool(others.any()) else None, cells, rows, _totals(graph))
+
+
+def _totals(graph: Graph) -> Totals:
+    nuclei = segment_sum(graph.atomic_numbers, graph.batch, graph.n_graphs + 1)
+    charge = torch.full(nuclei.shape, torch.nan, dtype=torch.float64, device=nuclei.device)
+    if graph.charge is not None:
+        charge[:-1] = graph.charge
+    return Totals(graph.batch, charge, torch.remainder(nuclei, 2).double())
 
 
 def far_of(graph: Graph, dtype: torch.dtype, layout: FarLayout | None = None) -> Far:
     """What `LongRange` needs of a graph. Raises ValueError as `far_layout`, which is asked where it is not given."""
-    ends, cells, large = layout or far_layout(graph)
+    ends, cells, large, totals = layout or far_layout(graph)
+    totals = totals._replace(charge=totals.charge.to(dtype), odd=totals.odd.to(dtype))
     waves, rows = [], []
     for k, first, n_atoms, of_cell in cells:
         phases = graph.positions[first : first + n_atoms].double() @ of_cell.vectors.mT
@@ -150,10 +165,10 @@ def far_of(graph: Graph, dtype: torch.dtype, layout: FarLayout | None = None) ->
         positions = graph.positions[first : first + n_atoms]
         rows.append(FarRows(first, (positions - positions.mean(0)).to(dtype)))
     if ends is None:
-        return Far(None, waves, rows)
+        return Far(None, waves, rows, totals)
     first_end, second_end = ends
     vectors = graph.positions.index_select(0, second_end) - graph.positions.index_select(0, first_end)
-    return Far(FarPairs(vectors.to(dtype), ends), waves, rows)
+    return Far(FarPairs(vectors.to(dtype), ends), waves, rows, totals)
 
 
 def all_pairs(counts: Tensor, starts: Tensor) -> Tensor:
@@ -187,8 +202,9 @@ def _waves(cell: tuple[float, ...], device: torch.device) -> Waves:
 class LongRange(nn.Module):
     """See the top of this module."""
 
-    def __init__(self, elements: Sequence[int], hidden_dim: int) -> None:
+    def __init__(self, elements: Sequence[int], hidden_dim: int, *, response: bool = False) -> None:
         super().__init__()
+        self.response = ChargeResponse(hidden_dim) if response else None
         self.head = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 3))
         strengths = torch.tensor(free_atom_c6(elements)).sqrt()
         self.strengths = nn.Parameter(strengths.to(torch.get_default_dtype()))
@@ -198,7 +214,7 @@ class LongRange(nn.Module):
 
     def far(self, graph: Graph, dtype: torch.dtype) -> Far:
         """`far_of`, its layout remembered: the next step of the same atoms in the same cell waits for no device."""
-        key = tuple((tensor, version_of(tensor)) for tensor in (graph.batch, graph.cell, graph.pbc))
+        key = tuple((tensor, version_of(tensor)) for tensor in self._read(graph))
         known = len(self._last) == len(key) and all(
             a is b and i == j for (a, i), (b, j) in zip(self._last, key, strict=True)
         )
@@ -206,7 +222,13 @@ class LongRange(nn.Module):
         if layout is None:
             layout = far_layout(graph)
             self._last, self._layout = key, layout
-        return far_of(graph, dtype, layout)
+        far = far_of(graph, dtype, layout)
+        return far if self.response is not None else far._replace(totals=None)
+
+    @staticmethod
+    def _read(graph: Graph) -> tuple[Tensor, ...]:
+        charge = () if graph.charge is None else (graph.charge,)
+        return graph.atomic_numbers, graph.batch, graph.cell, graph.pbc, *charge
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_last": (), "_layout": None}
@@ -215,18 +237,30 @@ class LongRange(nn.Module):
         """Features (n_atoms, hidden_dim) and species (n_atoms,) of the structures of `far`."""
         first, last = (part for part in self.head if isinstance(part, nn.Linear))
         hidden = linear(features, first.weight, first.bias)
-        charge, strength, more = linear(silu(hidden), last.weight, last.bias).unbind(-1)
-        charge = LARGEST_CHARGE * torch.tanh(charge * (1.0 / LARGEST_CHARGE))
+        activated = silu(hidden)
+        shown, strength, more = linear(activated, last.weight, last.bias).unbind(-1)
+        shown = LARGEST_CHARGE * torch.tanh(shown * (1.0 / LARGEST_CHARGE))
         share = torch.sigmoid(strength)
         strength = 2.0 * gather(self.strengths, species) * share
+        charge, tape, totals = shown, None, far.totals
+        if self.response is not None and totals is not None:
+            charge, tape = self.response(activated, shown, totals)
         both = torch.stack([charge, strength], -1)
-        by_both, forces, virials = self._response(both, far)
-        slopes = torch.stack([1.0 - (charge * (1.0 / LARGEST_CHARGE)).square(), strength * (1.0 - share)], -1)
-        by_features = silu_vjp((by_both * slopes) @ last.weight[:2], hidden) @ first.weight
-        energies = 0.5 * (both * by_both).sum(-1).double()
-        return FarField(energies, forces, by_features, torch.stack([charge, charge + more], -1), virials)
+        by_both, forces, virials = self._of_all(both, far)
+        energies = 0.5 * (both * by_both).sum(-1)
+        by_shown, by_strength = by_both.unbind(-1)
+        by_activated: Tensor | None = None
+        if self.response is not None and tape is not None and totals is not None:
+            cost, by_shown, by_activated = self.response.vjp(tape, by_shown, totals)
+            energies = energies + cost
+        by_shown = by_shown * (1.0 - (shown * (1.0 / LARGEST_CHARGE)).square())
+        by_head = torch.stack([by_shown, by_strength * strength * (1.0 - share)], -1) @ last.weight[:2]
+        by_head = by_head if by_activated is None else by_head + by_activated
+        by_features = silu_vjp(by_head, hidden) @ first.weight
+        charges = torch.stack([charge, charge + more, shown], -1)
+        return FarField(energies.double(), forces, by_features, charges, virials)
 
-    def _response(self, both: Tensor, far: Far) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def _of_all(self, both: Tensor, far: Far) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         by_both = forces = None
         virials = []
         if far.pairs is not None:

@@ -60,6 +60,8 @@ class PotentialConfig:
     nearer than what close contacts in the training data can show it."""
     long_range: bool = False
     """Whether atoms have charges and dispersion that act at any distance; so the model knows ions."""
+    charge_response: bool = False
+    """Whether the charge of the structure, given or counted, adds what the atoms' surroundings do not show of it."""
 
     def __post_init__(self) -> None:
         check_elements(self.elements)
@@ -69,6 +71,8 @@ class PotentialConfig:
             raise ValueError("cutoff (Å) must be positive, and all energies finite numbers")
         if not 0 < self.core_start < self.core_end < self.repulsion_reach < math.inf:
             raise ValueError("0 < core_start < core_end < repulsion_reach must hold, all in sums of covalent radii")
+        if self.charge_response and not self.long_range:
+            raise ValueError("charge_response needs long_range")
         check_sizes(self)
 
 
@@ -97,7 +101,7 @@ class LocalCall(NamedTuple):
     extrapolation: Tensor
     """(n_atoms,)."""
     charges: Tensor | None = None
-    """(n_atoms, 2) e, see `FarField`."""
+    """(n_atoms, 3) e, see `FarField`."""
     virials: tuple[Tensor, ...] = ()
     """Of what no edge carries, (3, 3) eV for each periodic structure."""
 
@@ -128,7 +132,9 @@ class Potential(Shown, nn.Module):
             core_end=config.core_end,
         )
         self.repulsion = NuclearRepulsion(config.elements, reach=config.repulsion_reach)
-        self.long_range = LongRange(config.elements, config.hidden_dim) if config.long_range else None
+        self.long_range = None
+        if config.long_range:
+            self.long_range = LongRange(config.elements, config.hidden_dim, response=config.charge_response)
         self.familiarity = Familiarity(config.hidden_dim, len(config.elements))
         self.valences = Valences(config.elements)
         self.terms: list[EnergyTerm] = []
@@ -265,12 +271,13 @@ def stress_from_edges(
 
 
 def of_charges(charges: Tensor, graph: Graph) -> dict[str, Tensor]:
-    """What a `Prediction` says of them: charges (n_atoms, 2) as in `FarField`."""
-    sources, reported = charges.double().unbind(1)
+    """What a `Prediction` says of them: charges (n_atoms, 3) as in `FarField`."""
+    sources, reported, shown = charges.double().unbind(1)
     dipole = segment_sum(sources[:, None] * graph.positions.double(), graph.batch, graph.n_graphs)
     return {
         "charges": reported,
         "charge": segment_sum(sources, graph.batch, graph.n_graphs),
+        "shown_charge": segment_sum(shown, graph.batch, graph.n_graphs),
         "dipole": torch.where(graph.pbc.any(-1, keepdim=True), torch.nan, dipole),
     }
 

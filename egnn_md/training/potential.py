@@ -225,7 +225,8 @@ def build_model(config: PotentialRun, frames: Frames) -> Potential:
     start = load(config.init_from, dtype=dtype)
     if not isinstance(start, Potential):
         raise ConfigError(f"init_from {config.init_from!r} is a {type(start).__name__}, no potential")
-    given = config.model.model_fields_set & {"repulsion_reach", "core_start", "core_end", "long_range"}
+    may_change = {"repulsion_reach", "core_start", "core_end", "long_range", "charge_response"}
+    given = config.model.model_fields_set & may_change
     changed = config.model.model_dump(include=given)
     known = tuple(sorted({*elements, *start.config.elements}))
     shifted = _shifted(start.config, frames, config.data.reference_energies, known)

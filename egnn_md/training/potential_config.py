@@ -55,11 +55,14 @@ class PotentialModelConfig(Section):
     long_range: bool = False
     """Charges, and dispersion, that act at any distance: for data with ions (`charge`), with atomic `charges` and
     `dipole`, where there are any. With init_from it may be new: its weights begin at random."""
+    charge_response: bool = False
+    """The structure's charge, given or counted, adds what its atoms' surroundings do not show of it: for conjugated
+    ions. Needs long_range; with init_from it may be new."""
     repulsion_reach: float = Field(0.85, gt=0)
     core_start: float = Field(0.5, gt=0)
     core_end: float = Field(0.7, gt=0)
-    """Sums of covalent radii; see `PotentialConfig`. With init_from these three, which have no weights, and long_range
-    are the only keys of [model] that count."""
+    """Sums of covalent radii; see `PotentialConfig`. With init_from these three, which have no weights, long_range and
+    charge_response are the only keys of [model] that count."""
 
 
 class PotentialTrainingConfig(TrainingConfig):

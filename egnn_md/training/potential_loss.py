@@ -34,7 +34,7 @@ class LossTerms(NamedTuple):
     """eV/Å³ (l1) or its square (mse); 0 without."""
     charge: Tensor
     """e: error of an atom's reported charge, plus a tenth of the error of the charge that makes the field, plus the
-    error of a structure's total; 0 without."""
+    error of what surroundings show of a structure's total; 0 without."""
     dipole: Tensor
     """Length of the error of a structure's dipole moment, e·Å; 0 without."""
 
@@ -126,11 +126,11 @@ class PotentialLoss:
 def _electric_terms(
     charges: Tensor, electric: tuple[Tensor, Tensor, Tensor, Tensor], batch: Tensor, share: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """See `LossTerms`: of charges (n_atoms, 2) as in `FarField`, beside positions, total charges, charges, dipoles."""
+    """See `LossTerms`: of charges (n_atoms, 3) as in `FarField`, beside positions, total charges, charges, dipoles."""
     positions, total_label, label, dipole_label = electric
     n_graphs = total_label.shape[0]
-    sources, reported = charges.double().unbind(-1)
-    total = segment_sum(sources, batch, n_graphs) - total_label
+    sources, reported, shown = charges.double().unbind(-1)
+    total = segment_sum(shown, batch, n_graphs) - total_label
     apart = _known(reported - label, label).abs() + 0.1 * _known(sources - label, label).abs()
     dipole = segment_sum(sources.unsqueeze(-1) * positions, batch, n_graphs) - dipole_label
     lengths = (_known(dipole, dipole_label).square().sum(-1) + 1e-8).sqrt()
