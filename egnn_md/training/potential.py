@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from egnn_md.checkpoint import load, read_header
-from egnn_md.chemistry.elements import NUMBER_OF, symbols
+from egnn_md.chemistry.elements import NUMBER_OF, symbol, symbols
 from egnn_md.data.frame_batches import Batch, EdgeTable, FrameBatches
 from egnn_md.data.frame_files import read_frames
 from egnn_md.data.frames import DataError, Frames, concatenate
@@ -29,6 +30,9 @@ from egnn_md.training.potential_loss import PotentialLoss
 from egnn_md.training.task import LearningCurve
 
 STATISTICS_FRAMES = 8000
+SAME_ZERO = 1.0
+"""eV per atom: labels whose zero differs by more are another method's."""
+FloatArray = NDArray[np.float64]
 
 
 class PotentialTask:
@@ -195,16 +199,25 @@ def reference_energies(
     free = np.array([z not in fixed for z in elements])
     if free.any() and len(energies):
         counts, energies = counts[:, free], energies - counts @ values
-        shape = np.array(elements)[free] ** (7.0 / 3.0)
-        prior = shape * float((total := counts @ shape) @ energies) / float(max(total @ total, 1e-12))
-        values[free] = prior + np.linalg.lstsq(counts, energies - counts @ prior, rcond=None)[0]
-        if np.linalg.matrix_rank(counts) < free.sum():
-            warnings.warn(
-                f"the compositions of the data do not tell the energies of {symbols(np.array(elements)[free])} apart: "
-                "relative energies of other compositions will mean nothing; data.reference_energies gives them",
-                stacklevel=2,
-            )
+        values[free] = _least_squares(counts, energies, np.array(elements)[free])
+        _warn_of_alike(counts, np.array(elements)[free])
     return tuple(values.tolist())
+
+
+def _least_squares(counts: FloatArray, energies: FloatArray, elements: NDArray[np.int64]) -> FloatArray:
+    """An energy for each of the elements, near one that grows as Z^(7/3)."""
+    shape = elements ** (7.0 / 3.0)
+    prior = shape * float((total := counts @ shape) @ energies) / float(max(total @ total, 1e-12))
+    return np.asarray(prior + np.linalg.lstsq(counts, energies - counts @ prior, rcond=None)[0])
+
+
+def _warn_of_alike(counts: FloatArray, elements: NDArray[np.int64]) -> None:
+    if np.linalg.matrix_rank(counts) < len(elements):
+        warnings.warn(
+            f"the compositions of the data do not tell the energies of {symbols(elements)} apart: relative energies of "
+            "other compositions will mean nothing; data.reference_energies gives them",
+            stacklevel=3,
+        )
 
 
 def _free_atoms(frames: Frames) -> dict[int, float]:
@@ -226,11 +239,10 @@ def build_model(config: PotentialRun, frames: Frames) -> Potential:
     if not isinstance(start, Potential):
         raise ConfigError(f"init_from {config.init_from!r} is a {type(start).__name__}, no potential")
     may_change = {"repulsion_reach", "core_start", "core_end", "long_range", "charge_response"}
-    given = config.model.model_fields_set & may_change
-    changed = config.model.model_dump(include=given)
+    changed = config.model.model_dump(include=config.model.model_fields_set & may_change)
     known = tuple(sorted({*elements, *start.config.elements}))
-    shifted = _shifted(start.config, frames, config.data.reference_energies, known)
-    model = Potential(replace(shifted, **changed)).to(dtype)
+    references = _references_of_labels(start, frames, config.data.reference_energies, known)
+    model = Potential(replace(start.config, elements=known, reference_energies=references, **changed)).to(dtype)
     _take_over(model, start)
     return model
 
@@ -249,17 +261,42 @@ def _take_over(model: Potential, start: Potential) -> None:
     model.load_state_dict(state)
 
 
-def _shifted(
-    config: PotentialConfig, frames: Frames, given: Mapping[str, float], known: tuple[int, ...]
-) -> PotentialConfig:
-    """The same model for the elements `known`, with reference energies of the new data: another method has another
-    zero of energy.
+def _references_of_labels(
+    start: Potential, frames: Frames, given: Mapping[str, float], known: tuple[int, ...]
+) -> tuple[float, ...]:
+    """Reference energies, eV, with which the labels differ least from what `start` says: another method has another
+    zero of energy, the same method has the same. Elements that are new to it are fitted to the labels.
     """
+    old = dict(zip(start.config.elements, start.config.reference_energies, strict=True))
+    shifted = {z: old[z] + shift for z, shift in _shift_of_zero(start, frames).items()}
+    fixed = {**{symbol(z): energy for z, energy in shifted.items()}, **given}
     present = tuple(int(z) for z in np.unique(frames.atomic_numbers))
-    fitted = dict(zip(present, reference_energies(frames, present, given), strict=True))
-    old = dict(zip(config.elements, config.reference_energies, strict=True))
-    energies = tuple(fitted[z] if z in fitted else old[z] for z in known)
-    return replace(config, elements=known, reference_energies=energies)
+    found = dict(zip(present, reference_energies(frames, present, fixed), strict=True))
+    return tuple(found.get(z, old.get(z, 0.0)) for z in known)
+
+
+@torch.no_grad()
+def _shift_of_zero(start: Potential, frames: Frames, n_frames: int = 512) -> dict[int, float]:
+    """Atomic number -> eV: least absolute residuals per atom of the labels of a sample, beyond what `start` says."""
+    owner = np.repeat(np.arange(len(frames)), frames.n_atoms)
+    strange = np.unique(owner[~np.isin(frames.atomic_numbers, start.config.elements)])
+    usable = np.setdiff1d(np.flatnonzero(np.isfinite(frames.energy)), strange)
+    if len(usable) == 0:
+        return {}
+    sample = frames.select(np.sort(np.random.default_rng(0).permutation(usable)[:n_frames]))
+    batches = FrameBatches(sample, EdgeTable.build(sample, start.config.cutoff), start.dtype)
+    parts = np.array_split(np.arange(len(sample)), len(sample) // 32 + 1)
+    said = [start(batches[part.tolist()].graph).energy for part in parts]
+    present = np.unique(sample.atomic_numbers)
+    counts = sample.composition(tuple(present.tolist())) / sample.n_atoms[:, None]
+    residual = (sample.energy - torch.cat(said).numpy()) / sample.n_atoms
+    weights, shift = np.ones(len(sample)), np.zeros(len(present))
+    for _ in range(50):
+        shift = _least_squares(counts * weights[:, None], residual * weights, present)
+        weights = 1.0 / np.sqrt(np.maximum(np.abs(residual - counts @ shift), 1e-6))
+    if np.abs(shift).max() > SAME_ZERO:
+        _warn_of_alike(counts, present)
+    return dict(zip(present.tolist(), shift.tolist(), strict=True))
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import molecule
 
 from egnn_md.checkpoint import load, read_header
@@ -25,11 +26,13 @@ from egnn_md.evaluation.potential import evaluate_file
 from egnn_md.graph import Graph
 from egnn_md.models.potential import Potential
 from egnn_md.neighbors import neighbor_list
+from egnn_md.predict import Predictor
 from egnn_md.training import report, run_folder
 from egnn_md.training.config import ConfigError, DataConfig
 from egnn_md.training.loop import Resources, RunFolderError, find_files, resume, train
 from egnn_md.training.module import TaskModule
-from egnn_md.training.potential import PotentialTask, reference_energies
+from egnn_md.training.potential import PotentialTask, build_model, reference_energies
+from egnn_md.training.potential_config import PotentialRun
 from egnn_md.training.tasks import load_config
 
 NAMES = ("H2O", "CH4", "NH3", "CH3OH", "C2H4", "HCN", "H2CO", "C2H6", "N2H4", "HCOOH")
@@ -254,6 +257,46 @@ def test_fine_tuning_starts_from_the_given_model(run_setup: Callable[..., Path],
     tuned = load(train(folder / "config.toml", output=folder / "run", resources=Resources(progress=False)))
     for (name, value), start in zip(tuned.named_parameters(), load(checkpoint_file).parameters(), strict=True):
         assert torch.allclose(value, start, atol=1e-9), name
+
+
+def test_fine_tuning_takes_the_zero_of_energy_from_what_the_model_says(
+    random_potential: Callable[..., Potential], checkpoint_file: Path
+) -> None:
+    """The same method has the same zero, strange labels or not; another method's is found."""
+    start = random_potential()
+    rng = np.random.default_rng(0)
+    structures = [molecule(name) for name in ("CH4", "H2O", "NH3", "CH3CH2OH", "CF4", "HCN") for _ in range(5)]
+    for atoms in structures:
+        atoms.rattle(0.05, seed=int(rng.integers(2**31)))
+    predictor = Predictor(start)
+    energies = np.array([predictor(atoms.positions, atoms.numbers.astype(np.int64)).energy for atoms in structures])
+    energies[::7] += 3.0  # labels that the model gets wrong
+    by_element = {1: 0.2, 6: -30.0, 7: 5.0, 8: -41.0, 9: 2.5}
+    other = energies + [sum(by_element[z] for z in atoms.numbers) for atoms in structures]
+    config = PotentialRun.model_validate(
+        {"name": "x", "init_from": str(checkpoint_file), "data": {"files": ["x"]}, "training": {"max_steps": 1}}
+    )
+    for labels, shifts in ((energies, dict.fromkeys(by_element, 0.0)), (other, by_element)):
+        found = build_model(config, frames_of(structures, labels)).config
+        assert found.elements == start.config.elements
+        moved = np.array(found.reference_energies) - np.array(start.config.reference_energies)
+        assert moved == pytest.approx([shifts[z] for z in found.elements], abs=2e-3)
+
+
+def frames_of(structures: list[Atoms], energies: np.ndarray) -> Frames:
+    n = len(structures)
+    return Frames(
+        n_atoms=np.array([len(atoms) for atoms in structures]),
+        atomic_numbers=np.concatenate([atoms.numbers for atoms in structures]).astype(np.int64),
+        positions=np.concatenate([atoms.positions for atoms in structures]),
+        energy=energies,
+        forces=None,
+        cell=np.zeros((n, 3, 3)),
+        pbc=np.zeros((n, 3), bool),
+        stress=None,
+        group=np.array([str(k) for k in range(n)]),
+        tag=np.array(["x"] * n),
+    )
 
 
 def test_a_fine_tuning_run_resumes_from_any_folder(
