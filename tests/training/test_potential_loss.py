@@ -219,9 +219,12 @@ def test_charges_are_learned_from_cells_too(random_potential: Make) -> None:
     assert all(bool(torch.isfinite(g).all()) for g in found)
 
 
-def test_traced_equals_eager_with_charges(random_potential: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("counted", [False, True])
+def test_traced_equals_eager_with_charges(
+    random_potential: Make, monkeypatch: pytest.MonkeyPatch, counted: bool
+) -> None:
     monkeypatch.setattr("torch.compile", lambda traced, **_: traced)
-    model = trainable(random_potential, long_range=True)
+    model = trainable(random_potential, long_range=True, charge_response=counted)
     eager, traced = (PotentialLoss(model, TrainingConfig(max_steps=1, compile=c)) for c in (False, True))
     for kinds in ("mw", "w", "mmw"):
         batch = with_charges(kinds)
