@@ -207,7 +207,8 @@ def reference_energies(
 def _least_squares(counts: FloatArray, energies: FloatArray, elements: NDArray[np.int64]) -> FloatArray:
     """An energy for each of the elements, near one that grows as Z^(7/3)."""
     shape = elements ** (7.0 / 3.0)
-    prior = shape * float((total := counts @ shape) @ energies) / float(max(total @ total, 1e-12))
+    total = counts @ shape
+    prior = shape * float(total @ energies) / max(float(total @ total), 1e-12)
     return np.asarray(prior + np.linalg.lstsq(counts, energies - counts @ prior, rcond=None)[0])
 
 
