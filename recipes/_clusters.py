@@ -49,6 +49,11 @@ class Pool:
                 continue
             (self.charged if made[0].charge else self.neutral).extend(made)
 
+    def alone(self) -> Iterator[Job]:
+        """Each piece by itself, in the geometry in which it stands in clusters: their difference is what binds."""
+        for piece in (*self.water, *self.neutral, *self.charged):
+            yield partial(_alone, piece)
+
     def draw(self, ionic: float) -> Fragment:
         draw = self.rng.random()
         if draw < ionic:
@@ -60,6 +65,7 @@ class Pool:
 
 def contacts(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
     pool = Pool(source, rng)
+    yield from pool.alone()
     while True:
         yield partial(_contact, pool, rng)
 
@@ -87,20 +93,20 @@ def _contact(pool: Pool, rng: np.random.Generator) -> Iterator[Frame | Dropped]:
             yield attempt(teacher, moved, near.group, "proton")
 
 
-def interactions(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
+def interactions(source: Source, rng: np.random.Generator, chunk: int, ionic: float = 0.3) -> Iterator[Job]:
     pool = Pool(source, rng, 60)
     rings = [Species(smiles, smiles, 6, 0, frozenset((1, 6))) for smiles in RINGS if not for_testing(smiles)]
     for index in rng.permutation(len(rings))[:8]:
         pool.neutral.extend(fragments(rings[index], 4, rng))
     while True:
-        yield partial(_interaction, pool, rng)
+        yield partial(_interaction, pool, rng, ionic)
 
 
-def _interaction(pool: Pool, rng: np.random.Generator) -> Iterator[Frame | Dropped]:
+def _interaction(pool: Pool, rng: np.random.Generator, ionic: float) -> Iterator[Frame | Dropped]:
     """A dimer, stacked or with an atom of each facing the other, at three distances, and each of its pieces by itself:
     their difference is what binds.
     """
-    first, second = pool.draw(0.3), pool.draw(0.3)
+    first, second = pool.draw(ionic), pool.draw(ionic)
     if abs(first.charge + second.charge) > 1:
         raise Dropped("too highly charged")
     flat = min(len(first.numbers), len(second.numbers)) > 5
@@ -111,11 +117,16 @@ def _interaction(pool: Pool, rng: np.random.Generator) -> Iterator[Frame | Dropp
         teacher = teacher or Teacher(pair.numbers, pair.charge)
         yield attempt(teacher, pair.positions, pair.group, "interaction")
     for piece in (first, second):
-        yield attempt(Teacher(piece.numbers, piece.charge), piece.positions, piece.group, "alone")
+        yield from _alone(piece)
+
+
+def _alone(piece: Fragment) -> Iterator[Frame | Dropped]:
+    yield attempt(Teacher(piece.numbers, piece.charge), piece.positions, piece.group, "alone")
 
 
 def clusters(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
     pool = Pool(source, rng)
+    yield from pool.alone()
     while True:
         yield partial(_cluster, pool, rng)
 
@@ -146,6 +157,7 @@ def _settled(cluster: Fragment, tag: str, rng: np.random.Generator) -> Iterator[
 
 def metals(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
     pool = Pool(source, rng)
+    yield from pool.alone()
     while True:
         yield partial(_metal, pool, rng)
 

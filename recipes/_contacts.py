@@ -20,7 +20,7 @@ POLYATOMIC = (
     *("c1c[nH]c[nH+]1", "OP(=O)([O-])O", "COP(=O)([O-])OC", "OS(=O)(=O)[O-]", "CS(=O)(=O)[O-]", "[C-]#N", "[S-]C#N"),
     *("[N-]=[N+]=[N-]", "OC(=O)[O-]", "[O-]c1ccccc1", "C[S-]", "C[N+](C)(C)C", "C[NH2+]C", "C[NH+](C)C", "C[O-]"),
     *("CC(C)=[OH+]", "CC(N)=[NH2+]", "c1cc[nH+]cc1", "FC(F)(F)C(=O)[O-]", "[O-]Cl(=O)(=O)=O", "F[B-](F)(F)F"),
-    *("FP(F)(F)(F)(F)[F-]", "C[S+](C)C", "C[P+](C)(C)C", "[SH-]", "O=S([O-])[O-]", "c1cn[n-]c1", "NC(=O)[NH-]"),
+    *("F[P-](F)(F)(F)(F)F", "C[S+](C)C", "C[P+](C)(C)C", "[SH-]", "O=S([O-])[O-]", "c1cn[n-]c1", "NC(=O)[NH-]"),
 )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 from _gfn2 import Dropped, Frame, Teacher, langevin
-from _molecules import ForceField, Species, conformer
+from _molecules import ForceField, Species, canonical, conformer, for_testing
 from rdkit import Chem
 from rdkit.Chem.rdMolTransforms import SetDihedralDeg
 
@@ -113,6 +113,21 @@ def distorted(species: Species, rng: np.random.Generator) -> Iterator[Frame | Dr
         changed = change(positions, rng)
         if changed is not None:
             yield attempt(teacher, changed, species.group, "distorted")
+
+
+def scaled(smiles: str, rng: np.random.Generator) -> Iterator[Frame | Dropped]:
+    """Eight structures of a small molecule: near its shape, and all of it shrunk or stretched."""
+    group = canonical(Chem.MolFromSmiles(smiles))
+    if for_testing(group):
+        raise Dropped("for testing")
+    molecule = conformer(smiles, rng)
+    numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()])
+    positions = molecule.GetConformer().GetPositions()
+    teacher = Teacher(numbers, Chem.GetFormalCharge(molecule))
+    for index in range(8):
+        scale = rng.uniform(0.95, 1.05) if index < 5 else rng.uniform(0.65, 1.4)
+        moved = scale * positions + rng.choice([0.02, 0.05]) * rng.normal(size=positions.shape)
+        yield attempt(teacher, moved, group, "small")
 
 
 def attempt(teacher: Teacher, positions: np.ndarray, group: str, tag: str) -> Frame | Dropped:

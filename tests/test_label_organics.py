@@ -119,3 +119,12 @@ def test_a_chunk_made_again_is_the_same_and_one_that_is_there_is_not_made_again(
     with np.load(tmp_path / "train.npz") as merged:
         assert len(merged["n_atoms"]) == len(first["n_atoms"]) + len(second["n_atoms"])
         assert merged["n_atoms"].sum() == len(merged["forces"]) == len(merged["charges"])
+
+
+def test_small_molecules_keep_their_group_and_those_for_testing_are_dropped(recipes: SimpleNamespace) -> None:
+    rng = np.random.default_rng(0)
+    frames = [item for item in recipes.motion.scaled("[O-]C=O", rng) if isinstance(item, recipes.gfn2.Frame)]
+    assert {(frame.group, frame.charge, len(frame.numbers)) for frame in frames} == {("O=C[O-]", -1, 4)}
+    testing = next(s for s in ("C" * n for n in range(1, 99)) if recipes.molecules.for_testing(s))
+    with pytest.raises(recipes.gfn2.Dropped, match="for testing"):
+        next(iter(recipes.motion.scaled(testing, rng)))
