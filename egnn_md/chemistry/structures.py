@@ -80,6 +80,13 @@ def charge_of(atoms: Any) -> float:
     return next((total for total in totals if not abs(total) <= NEUTRAL), 0.0)
 
 
+def said_charge(atoms: Any) -> float | None:
+    """`charge_of`, and None where an `ase.Atoms` says nothing of its charge."""
+    charge = charge_of(atoms)
+    said = abs(charge) > NEUTRAL or _said(atoms, ("charge", "total_charge", "totalcharge"))
+    return charge if said else None
+
+
 def multiplicity_of(atoms: Any) -> float:
     """Spin multiplicity that an `ase.Atoms` claims (info's spin or multiplicity); 1 if it says nothing, NaN if it says
     no number.

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egnn_md.chemistry.structures import said_charge
 from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
 from egnn_md.dynamics.batched_neighbors import BatchedNeighbors
 from egnn_md.graph import Graph
@@ -68,12 +69,16 @@ class Batch:
         self.masses = _tensor(np.concatenate([atoms.get_masses() for atoms in structures]), device).unsqueeze(-1)
         self.cell = _tensor(np.stack([atoms.cell.array for atoms in structures]), device)
         self.pbc = _tensor(np.stack([atoms.pbc for atoms in structures]), device)
+        charges = [said_charge(atoms) for atoms in structures]
+        self.charge = _tensor(np.array([np.nan if charge is None else charge for charge in charges]), device)
         model.check_elements(self.atomic_numbers)
 
     def graph(self, positions: Tensor) -> Graph:
         """positions (n_atoms, 3) -> their graph, whose edges may reach beyond the model's cutoff."""
         edge_index, edge_shift = self.neighbors(positions)
-        return Graph(positions, self.atomic_numbers, edge_index, edge_shift, self.cell, self.pbc, self.batch)
+        return Graph(
+            positions, self.atomic_numbers, edge_index, edge_shift, self.cell, self.pbc, self.batch, self.charge
+        )
 
     def evaluate(self, positions: Tensor) -> Evaluation:
         """positions (n_atoms, 3) -> energies, forces and the extrapolation signal.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from egnn_md.chemistry.elements import UnsupportedElement
-from egnn_md.chemistry.structures import NEUTRAL, charge_of, multiplicity_of
+from egnn_md.chemistry.structures import NEUTRAL, charge_of, multiplicity_of, said_charge
 from egnn_md.compiled.forces import use_compiled
 from egnn_md.dynamics.batched import Batch, State, Thermostat, run
 from egnn_md.dynamics.batched_relax import LARGEST, relax_batched
@@ -65,12 +65,13 @@ def refusal(model: Potential, atoms: Atoms) -> str:
         return "it is charged; the model knows neutral structures only"
     if multiplicity != 1:
         return f"its multiplicity is {multiplicity:g}; the model knows closed shells (1) only"
-    said = abs(charge) > NEUTRAL or atoms.info.get("charge") is not None
-    return _contradiction(model, atoms, charge) if said and model.config.long_range else ""
+    said, counted = said_charge(atoms), model.config.charge_response
+    doubtful = said is not None or (counted and int(atoms.numbers.sum()) % 2)
+    return _contradiction(model, atoms, said) if doubtful and model.config.long_range else ""
 
 
-def _contradiction(model: Potential, atoms: Atoms, charge: float) -> str:
-    """Why the structure is not one of this charge (e); empty if it is."""
+def _contradiction(model: Potential, atoms: Atoms, charge: float | None) -> str:
+    """Why the structure is not one of this charge (e), or of any; empty if it is."""
     builder = GraphBuilder(model.config.cutoff, 0.0, device=model.device)
     shown = model(builder(atoms.positions, atoms.numbers.astype(np.int64), atoms.cell.array, atoms.pbc)).shown_charge
     assert shown is not None

@@ -9,8 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from graphs import crystal, make_graph, molecule
 
+from egnn_md.dynamics.batched import Batch
+from egnn_md.dynamics.many import refusal
 from egnn_md.graph import Graph
 from egnn_md.models.charge_response import ChargeResponse, Totals
 from egnn_md.models.potential import Potential, PotentialConfig
@@ -148,3 +151,19 @@ def test_what_cannot_be_the_charge_is_refused(random_potential: Make) -> None:
 def test_it_needs_charges() -> None:
     with pytest.raises(ValueError, match="charge_response needs long_range"):
         PotentialConfig((1,), (0.0,), charge_response=True)
+
+
+def test_structures_side_by_side_have_the_charges_that_they_say(random_potential: Make) -> None:
+    model = showing(random_potential(long_range=True, charge_response=True), 0.02)
+    assert model.long_range is not None
+    assert model.long_range.response is not None
+    model.long_range.response.head.bias.normal_()
+    said = [Atoms("OH", OH.positions, info=info) for info in ({"charge": 1}, {"charge": -1}, {"charge": 1.0})]
+    batch = Batch(model, said)
+    found = batch.evaluate(batch.positions).energy.tolist()
+    expected = [result.energy for result in Predictor(model).many([OH._replace(charge=c) for c in (1.0, -1.0, 1.0)])]
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert abs(found[0] - found[1]) > 0.1
+    assert refusal(model, said[0]) == ""
+    assert "say which one" in refusal(model, Atoms("OH", OH.positions))
+    assert "odd number of electrons" in refusal(model, Atoms("OH", OH.positions, info={"charge": 0}))
