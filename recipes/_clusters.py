@@ -7,7 +7,19 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from _contacts import MONATOMIC, Fragment, dock, fragment, fragments, join, monatomic, rotation, stack, surround
+from _contacts import (
+    MONATOMIC,
+    Fragment,
+    dock,
+    fragment,
+    fragments,
+    join,
+    monatomic,
+    rotation,
+    small_fragments,
+    stack,
+    surround,
+)
 from _gfn2 import Dropped, Frame, Job, Teacher, langevin, thermal_velocities
 from _molecules import Species, for_testing
 from _motion import attempt, proton_moved
@@ -122,6 +134,40 @@ def _interaction(pool: Pool, rng: np.random.Generator, ionic: float) -> Iterator
 
 def _alone(piece: Fragment) -> Iterator[Frame | Dropped]:
     yield attempt(Teacher(piece.numbers, piece.charge), piece.positions, piece.group, "alone")
+
+
+def bound(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
+    pieces = small_fragments(rng)
+    ions = [piece for piece in pieces if abs(piece.charge) == 1]
+    while True:
+        yield partial(_bound, ions, pieces, rng)
+
+
+def _bound(ions: list[Fragment], pieces: list[Fragment], rng: np.random.Generator) -> Iterator[Frame | Dropped]:
+    """An ion and a small molecule, or an ion of the other sign, drawn together as far as they like, protons shared
+    among them; then each by itself as it stands there.
+    """
+    first = ions[rng.integers(len(ions))]
+    others = [piece for piece in pieces if piece.charge == 0 or piece.charge * first.charge < 0]
+    second = others[rng.integers(len(others))]
+    if abs(first.charge + second.charge) > 1:
+        raise Dropped("too highly charged")
+    pair = dock(first, second, rng).at(rng.uniform(0.85, 1.1))
+    teacher = Teacher(pair.numbers, pair.charge)
+    teacher.strict = False
+    positions = pair.positions
+    for _ in range(int(rng.integers(0, 24))):
+        positions = positions + np.clip(0.03 * teacher(positions).forces, -0.08, 0.08)
+    teacher.strict = True
+    temperature = float(rng.choice([100.0, 300.0]))
+    velocities = thermal_velocities(pair.numbers, temperature, rng)
+    run = langevin(teacher, pair.numbers, positions, velocities, temperature, 9, rng, friction=0.1)
+    for step, (points, _, label) in enumerate(run, 1):
+        if step % 3 == 0:
+            yield Frame(pair.numbers, points - points.mean(0), label, pair.charge, "bound", pair.group, temperature)
+    n = len(first.numbers)
+    for piece, part in ((first, points[:n]), (second, points[n:])):
+        yield from _alone(replace(piece, positions=part))
 
 
 def clusters(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from _gfn2 import Dropped
-from _molecules import ForceField, Species, conformer, for_testing, species
+from _molecules import ForceField, Species, canonical, conformer, for_testing, species
 from ase.data import vdw_radii
 from rdkit import Chem
 
@@ -22,6 +22,15 @@ POLYATOMIC = (
     *("CC(C)=[OH+]", "CC(N)=[NH2+]", "c1cc[nH+]cc1", "FC(F)(F)C(=O)[O-]", "[O-]Cl(=O)(=O)=O", "F[B-](F)(F)F"),
     *("F[P-](F)(F)(F)(F)F", "C[S+](C)C", "C[P+](C)(C)C", "[SH-]", "O=S([O-])[O-]", "c1cn[n-]c1", "NC(=O)[NH-]"),
 )
+
+SMALL = (
+    "[H][H] C N O F [SiH4] P S Cl Br I B FF ClCl BrBr II ClF BrCl N#N [C-]#[O+] O=C=O C#C C#N C=C C=O CO CF CCl CBr "
+    "CI CS CP C[SiH3] CB C=S S=C=S O=C=S O=S=O O=S(=O)=O OO SS NN NO N=N N=O [N-]=[N+]=O OS OCl NCl FC(F)F FB(F)F "
+    "ClB(Cl)Cl OB(O)O F[Si](F)(F)F [SiH3][SiH3] C[Si](C)(C)C PP FP(F)F ClP(Cl)Cl O=P(F)(F)F FS(F)(F)(F)(F)F "
+    "O[N+](=O)[O-] OS(=O)(=O)O OP(O)(O)=O SC#N [SiH3]O [SiH3]F [SiH3]Cl [SiH3]N [SiH3]S [SiH3]P PO PF PCl PS PN SN SF "
+    "SCl BO BN BF BCl BS [O-][O+]=O FN(F)F ClN(Cl)Cl ICl IBr OF OBr OI NBr "
+).split()
+"""Of each pair of elements that bind each other a molecule, the smallest. Ethane is for testing (7th of GDB)."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,20 @@ def fragments(piece: Species, count: int, rng: np.random.Generator) -> list[Frag
     for _ in range(count):
         positions, _ = field.thermal(positions, 300.0, 80, rng)
         made.append(fragment(field.numbers, positions, piece.charge, piece.group))
+    return made
+
+
+def small_fragments(rng: np.random.Generator) -> list[Fragment]:
+    """The molecules of `SMALL` and the ions, rattled."""
+    made = [monatomic(symbol) for symbol in MONATOMIC]
+    for smiles in (*SMALL, *POLYATOMIC):
+        group = canonical(Chem.MolFromSmiles(smiles))
+        if for_testing(group):
+            continue
+        molecule = conformer(smiles, rng)
+        numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()])
+        positions = molecule.GetConformer().GetPositions() + 0.03 * rng.normal(size=(len(numbers), 3))
+        made.append(fragment(numbers, positions, Chem.GetFormalCharge(molecule), group))
     return made
 
 

@@ -6,22 +6,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
-from _clusters import clusters, collisions, contacts, droplets, interactions, lone_ions, metals
-from _contacts import POLYATOMIC
+from _clusters import bound, clusters, collisions, contacts, droplets, interactions, lone_ions, metals
+from _contacts import POLYATOMIC, SMALL
 from _gfn2 import Dropped, Frame, Job, Teacher
 from _molecules import canonical, for_testing, peptide, protonation_state
 from _motion import attempt, distorted, scaled, thermal, thermal_for_testing, torsion
 from _sources import Ragged, Source
 from rdkit import Chem
-
-SMALL = (
-    "[H][H] C N O F [SiH4] P S Cl Br I B FF ClCl BrBr II ClF BrCl N#N [C-]#[O+] O=C=O C#C C#N C=C C=O CO CF CCl CBr "
-    "CI CS CP C[SiH3] CB C=S S=C=S O=C=S O=S=O O=S(=O)=O OO SS NN NO N=N N=O [N-]=[N+]=O OS OCl NCl FC(F)F FB(F)F "
-    "ClB(Cl)Cl OB(O)O F[Si](F)(F)F [SiH3][SiH3] C[Si](C)(C)C PP FP(F)F ClP(Cl)Cl O=P(F)(F)F FS(F)(F)(F)(F)F "
-    "O[N+](=O)[O-] OS(=O)(=O)O OP(O)(O)=O SC#N [SiH3]O [SiH3]F [SiH3]Cl [SiH3]N [SiH3]S [SiH3]P PO PF PCl PS PN SN SF "
-    "SCl BO BN BF BCl BS [O-][O+]=O FN(F)F ClN(Cl)Cl ICl IBr OF OBr OI NBr "
-).split()
-"""Of each pair of elements that bind each other a molecule, the smallest. Ethane is for testing (7th of GDB)."""
 
 # Of the structures that others made, the share that is labelled.
 CONFORMATIONS = {"monomer": 1.0, "ion_pair": 1.0, "amino_acid_ligand": 0.3, "solvated_amino_acid": 0.1, "water30": 0.2}
@@ -116,6 +107,7 @@ KINDS: dict[str, tuple[Callable[..., Iterator[Job]], int]] = {
     "interactions": (interactions, 1000),
     "ionic": (partial(interactions, ionic=0.7), 1000),
     "small": (small, 1000),
+    "bound": (bound, 1000),
     "clusters": (clusters, 300),
     "metals": (metals, 300),
     "droplets": (droplets, 200),

@@ -14,9 +14,9 @@ from _kinds import KINDS, Source
 from _merge import merge
 
 CYCLE = (
-    "ions small thermal contacts torsions states ionic clusters distortions metals thermal relabelled test contacts "
-    "droplets torsions metals thermal collisions peptides testframes contacts states clusters torsions thermal "
-    "ligands test "
+    "ions small thermal contacts torsions states ionic bound clusters distortions metals thermal relabelled test "
+    "contacts droplets torsions metals thermal collisions peptides testframes contacts states clusters torsions "
+    "thermal ligands test "
 ).split()
 
 

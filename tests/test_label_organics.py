@@ -128,3 +128,14 @@ def test_small_molecules_keep_their_group_and_those_for_testing_are_dropped(reci
     testing = next(s for s in ("C" * n for n in range(1, 99)) if recipes.molecules.for_testing(s))
     with pytest.raises(recipes.gfn2.Dropped, match="for testing"):
         next(iter(recipes.motion.scaled(testing, rng)))
+
+
+def test_bound_pairs_come_with_their_pieces(recipes: SimpleNamespace, sources: SimpleNamespace) -> None:
+    jobs = iter(recipes.label_organics.KINDS["bound"][0](sources, np.random.default_rng(1), 0))
+    frames = []
+    while len(frames) < 5:
+        frames = [item for item in next(jobs)() if isinstance(item, recipes.gfn2.Frame)]
+    assert [frame.tag for frame in frames] == ["bound"] * 3 + ["alone"] * 2
+    assert frames[0].charge == frames[3].charge + frames[4].charge
+    assert frames[0].group == f"{frames[3].group}.{frames[4].group}"
+    assert len(frames[0].numbers) == len(frames[3].numbers) + len(frames[4].numbers)
