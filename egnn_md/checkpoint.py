@@ -192,7 +192,7 @@ def load(
 ) -> Potential | PropertyModel | FlowMap | IntegratorPropagator | VelocityEGNN | Any: ...
 def load(
     name_or_path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
-) -> Any:
+) -> Potential | PropertyModel | FlowMap | IntegratorPropagator | VelocityEGNN | Any:
     """A model ready to predict, from a shipped name or a path: a `Potential`, a `PropertyModel`, a `FlowMap`, or a
     propagator of particles, by what the file says.
 
