@@ -192,9 +192,9 @@ class Browser:
             raise RuntimeError(_told(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
-    def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """What the window shows, or the whole page, as a PNG."""
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]))
+    def screenshot(self, path: Path) -> None:
+        """What the window shows, as a PNG."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def problems(self) -> list[str]:
         """Script errors, what failed to load and what was fetched from elsewhere, since the page was opened."""

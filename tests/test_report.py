@@ -156,7 +156,12 @@ def test_page_is_one_file_that_asks_for_nothing() -> None:
     assert "s" not in frames[1]  # the same atoms: said once
     first = np.reshape(frames[0]["x"], (9, 3))
     expected = moving().scene.frames[0].positions  # type: ignore[union-attr]
-    assert first == pytest.approx(expected - expected.mean(0), abs=1e-3)
+    turn = np.linalg.lstsq(expected - expected.mean(0), first, rcond=None)[0]
+    assert turn @ turn.T == pytest.approx(np.eye(3), abs=1e-3)
+    assert np.linalg.det(turn) == pytest.approx(1.0, abs=1e-3)  # the molecule, not its mirror image
+    assert (np.diff(first.std(0)) < 0).all()  # longest from left to right, its flat side to the front
+    step = np.reshape(frames[1]["x"], (9, 3)) - first
+    assert step - step[0] == pytest.approx((0.2 * np.eye(9)[8][:, None]) @ turn.sum(0)[None], abs=2e-3)  # turned alike
 
 
 def test_page_without_a_molecule_has_no_viewer() -> None:

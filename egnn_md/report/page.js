@@ -107,6 +107,13 @@ function show(k) {
   if (!data.moving) fit();
 }
 
+// The colour of the card behind it: where canvases have no alpha, a clear one is white, in the dark too.
+function ground() {
+  if (report.viewer === null) return;
+  report.viewer.setBackgroundColor(getComputedStyle(document.body).getPropertyValue("--card").trim(), 1);
+  report.viewer.render();
+}
+
 function fit() {
   if (report.viewer === null) return;
   report.viewer.zoomTo();
@@ -149,13 +156,15 @@ async function start() {
   if (data.moving) for (const chart of document.querySelectorAll("svg[data-x]")) chart.onclick = jump;
   try {
     await unpack();
-    report.viewer = $3Dmol.createViewer(byId("view"), { backgroundAlpha: 0, backgroundColor: "white", antialias: true });
+    report.viewer = $3Dmol.createViewer(byId("view"), { antialias: true });
     if (!report.viewer || !report.viewer.getCanvas().getContext) throw new Error("no canvas");
   } catch (problem) {
     report.viewer = null;
     byId("view").innerHTML = "<p>This browser draws nothing in three dimensions (WebGL is missing); the charts are all there.</p>";
     report.error = String(problem);
   }
+  ground();
+  matchMedia("(prefers-color-scheme: dark)").onchange = ground;
   show(0);
   fit();
   document.body.dataset.ready = report.error || "yes";

@@ -37,9 +37,12 @@ class Scene:
         """As JSON values; frames of the same atoms name their elements once."""
         frames: list[dict[str, Any]] = []
         last: list[str] = []
+        turn = np.eye(3)
         for k, atoms in enumerate(self.frames):
             symbols = list(atoms.symbols)
-            entry: dict[str, Any] = {"x": np.round(_whole(atoms), 3).ravel().tolist()}
+            if self.times is None or symbols != last:
+                turn = _broadside(atoms)
+            entry: dict[str, Any] = {"x": np.round(_whole(atoms) @ turn, 3).ravel().tolist()}
             if symbols != last:
                 entry["s"] = last = symbols
             if atoms.pbc.any():
@@ -96,6 +99,16 @@ def _whole(atoms: Atoms) -> Any:
     """Positions about the middle of the structure; as they are where there is a cell."""
     positions = np.asarray(atoms.positions, dtype=np.float64)
     return positions if atoms.pbc.any() or not len(atoms) else positions - positions.mean(0)
+
+
+def _broadside(atoms: Atoms) -> Any:
+    """(3, 3) rotation, from the right: the longest axis runs across the page and the flat side faces who looks at it.
+    The identity where there is a cell.
+    """
+    if atoms.pbc.any() or len(atoms) < 3:
+        return np.eye(3)
+    axes = np.linalg.svd(_whole(atoms), full_matrices=True)[2].T
+    return axes * [1.0, 1.0, np.linalg.det(axes)]  # no mirror image
 
 
 def thinned(n: int, n_atoms: int) -> list[int]:
