@@ -76,7 +76,7 @@ def test_documents_name_every_configuration_key() -> None:
     from egnn_md.training.tasks import TASKS, task_class
 
     text = (ROOT / "docs" / "how-to" / "train.md").read_text()
-    table = text[text.index("**Keys.**") : text.index("**The run folder**")]
+    table = text[text.index("## All keys") :]
     for task in TASKS:
         for section in ("data", "model", "training"):
             annotation = task_class(task).config_class.model_fields[section].annotation

@@ -56,9 +56,9 @@ def opened(pages: dict[str, str], folder: Path) -> dict[tuple[str, int], dict[st
             path.write_text(pages[name])
             for width in browser.WIDTHS:
                 window.resize(width)
-                window.open(path.as_uri())
-                found[name, width] = window.evaluate(PROBE)
-        wrong = browser.look(window, list(files.values()))
+                window.open(path.as_uri(), seconds=300.0)
+                found[name, width] = window.evaluate(PROBE, seconds=300.0)
+        wrong = browser.look(window, list(files.values()), seconds=300.0)
     assert wrong == {}  # script errors, anything fetched, wider than the window, hard to read
     return found
 
