@@ -224,10 +224,17 @@ def test_info_is_words(call: Call, shipped: str) -> None:
     code, out, _ = call("info", shipped)
     assert code == 0
     assert "what for" in out
-    assert "MD of a molecule 37.8" in " ".join(re.sub(r"[│┃]", " ", out).split())  # no letter without a word
+    words = " ".join(re.sub(r"[│┃]", " ", out).split())
+    assert "MD of a molecule 37.8" in words  # no letter without a word
+    assert "frames marked" not in words
     assert "SHA-256" in out
     assert not re.search(r"[0-9a-f]{20}", out)  # none of the sums is written out
     assert json.loads(call("info", shipped, "--json")[1])["facts"]["charges"] == "0"
+
+
+@pytest.mark.parametrize("name", sorted(egnn_md.shipped_models()))
+def test_info_of_shipped_models_has_no_letter_without_a_word(call: Call, name: str) -> None:
+    assert "frames marked" not in " ".join(re.sub(r"[│┃]", " ", call("info", name)[1]).split())
 
 
 def test_doctor_finds_this_machine_healthy(call: Call, shipped: str) -> None:

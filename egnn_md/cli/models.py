@@ -64,7 +64,10 @@ def _rows(values: dict[str, Any], facts: ModelFacts) -> list[list[str]]:
     if config.get("network") == "paper":
         config = {name: config[name] for name in ("targets", "network", "hidden_dim", "n_layers", "soft_edges")}
     if "cutoff" in config:
-        rows.append(["cutoff", f"{config.pop('cutoff')} Å: nothing farther away is seen"])
+        beyond = (
+            "charges and dispersion alone act farther" if config.get("long_range") else "nothing farther away is seen"
+        )
+        rows.append(["cutoff", f"{config.pop('cutoff')} Å: {beyond}"])
     rows.append(["units", _text(values.get("units", {}))])
     card = Path(str(values["file"])).with_suffix(".md")
     rows += _held_out(values.get("held_out"), _tags(card))
@@ -92,9 +95,16 @@ def _short_hashes(value: Any) -> Any:
 
 
 def _tags(card: Path) -> dict[str, str]:
-    """What a model's card calls the kinds of frames that its data marks with a letter."""
-    text = card.read_text() if card.is_file() else ""
-    return dict(re.findall(r"^\| (\w): ([^|]+?) \|", text, re.MULTILINE))
+    """What a model's card calls the kinds of frames that its data marks with a letter; `organic-xtb`'s says it for all
+    of ours, which learned from the same files.
+    """
+    from egnn_md.checkpoint import shipped_models
+
+    ours = shipped_models()
+    known = card.stem in ours and card.with_suffix(".safetensors") == ours[card.stem]
+    cards = [ours["organic-xtb"].with_suffix(".md"), card] if known and "organic-xtb" in ours else [card]
+    text = "\n".join(path.read_text() for path in cards if path.is_file())
+    return dict(re.findall(r"^\| (\w): ([^|(]+?) (?:\([^|]*)?\|", text, re.MULTILINE))
 
 
 def _held_out(errors: Any, tags: Mapping[str, str] = MappingProxyType({})) -> list[list[str]]:
@@ -109,7 +119,7 @@ def _held_out(errors: Any, tags: Mapping[str, str] = MappingProxyType({})) -> li
         rows.append([f"errors: {side}".rstrip(": "), _errors(whole)])
         if values.get("by_tag"):
             parts = [
-                f"{tags.get(tag, f'frames marked {tag}')} {part['force_mae']:.1f}"
+                f"{tags.get(tag, tag.replace('_', ' ') if len(tag) > 1 else f'frames marked {tag}')} {part['force_mae']:.1f}"
                 for tag, part in values["by_tag"].items()
                 if part.get("force_mae")
             ]

@@ -169,7 +169,7 @@ def table(title: str, columns: list[str], rows: list[list[str]], numbers: bool =
 
     grid = Table(title=escape(title) or None, title_justify="left")
     for k, name in enumerate(columns):
-        grid.add_column(escape(name), justify="right" if numbers and k else "left", overflow="fold")
+        grid.add_column(escape(name), justify="right" if numbers and k else "left", overflow="fold", no_wrap=k == 0)
     for row in rows:
         grid.add_row(*map(escape, row))  # pip install 'egnn-md[train]' is no markup
     Console().print(grid)
