@@ -107,6 +107,10 @@ def _tags(card: Path) -> dict[str, str]:
     return dict(re.findall(r"^\| (\w): ([^|(]+?) (?:\([^|]*)?\|", text, re.MULTILINE))
 
 
+def _in_words(tag: str) -> str:
+    return tag.replace("_", " ") if len(tag) > 1 else f"frames marked {tag}"
+
+
 def _held_out(errors: Any, tags: Mapping[str, str] = MappingProxyType({})) -> list[list[str]]:
     """One line for each side of the split that was held out, whatever shape the header gives them."""
     if not isinstance(errors, dict):
@@ -119,7 +123,7 @@ def _held_out(errors: Any, tags: Mapping[str, str] = MappingProxyType({})) -> li
         rows.append([f"errors: {side}".rstrip(": "), _errors(whole)])
         if values.get("by_tag"):
             parts = [
-                f"{tags.get(tag, tag.replace('_', ' ') if len(tag) > 1 else f'frames marked {tag}')} {part['force_mae']:.1f}"
+                f"{tags.get(tag, _in_words(tag))} {part['force_mae']:.1f}"
                 for tag, part in values["by_tag"].items()
                 if part.get("force_mae")
             ]
