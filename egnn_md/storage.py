@@ -44,6 +44,14 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote. Raises StorageError if it is damaged, OSError as reading does."""
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{path} is damaged ({error}): put it back, or begin anew") from error
+
+
 def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = True) -> None:
     """An npz without pickles, whole."""
     import numpy as np  # late: this module loads with the package's cheap parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ from egnn_md.cli.options import Json, Threads, set_threads
 from egnn_md.cli.outcome import Outcome, UserError, say, verb
 
 Option = typer.Option
+GFN2 = "gfn2-xtb"
+"""The teacher that is no code of the user's."""
 
 
 @verb
@@ -20,7 +23,8 @@ def distill(
     teacher: Annotated[
         str | None,
         typer.Argument(
-            help="gfn2-xtb, or module:callable that returns an ASE calculator; none with --resume.", show_default=False
+            help="gfn2-xtb, or module:callable that returns an ASE calculator; with --resume only the latter.",
+            show_default=False,
         ),
     ] = None,
     molecules: Annotated[
@@ -74,9 +78,10 @@ def distill(
     _needs_training()
     set_threads(threads)
     if resume is not None:
-        if teacher is not None or molecules:
-            raise UserError("--resume goes on with its own teacher and molecules: leave them out")
+        if molecules:
+            raise UserError("--resume goes on with its own molecules: leave them out")
         settings, folder = _settings_of(resume), resume
+        _check_teacher(settings, teacher, tuple(options or ()), folder)
     elif teacher is None:
         raise UserError("give a teacher and at least one SMILES or file of structures, or --resume with a folder")
     else:
@@ -124,6 +129,17 @@ def _settings_of(folder: Path) -> Any:
         return Settings.from_dict(json.loads((folder / "distill.json").read_text()))
     except (OSError, json.JSONDecodeError):
         raise UserError(f"{folder} holds no distillation that can be resumed") from None
+
+
+def _check_teacher(settings: Any, teacher: str | None, options: tuple[str, ...], folder: Path) -> None:
+    """A teacher of the user is code, and a folder, which may come from anywhere, must not start code by itself."""
+    if (teacher, options) in ((settings.teacher, settings.options), (None, ()) if settings.teacher == GFN2 else ()):
+        return
+    withs = [word for option in settings.options for word in ("--with", option)]
+    again = shlex.join(["egnn-md", "distill", settings.teacher, *withs, "--resume", str(folder)])
+    raise UserError(
+        f"the teacher of {folder} is code, which runs only if you name it and its options, as at the beginning: {again}"
+    )
 
 
 def _needs_training() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from egnn_md.chemistry.elements import MAX_ATOMIC_NUMBER
+from egnn_md.chemistry.elements import MAX_ATOMIC_NUMBER, SYMBOLS
 from egnn_md.chemistry.units import ANGSTROM_PER_NM
 from egnn_md.data.reading import DataError, lines_of
 
@@ -27,11 +27,11 @@ def models(path: Path) -> Iterator[Any]:
     from ase import Atoms
 
     trajectory, charge = _load(path), _charge(path)
-    elements = [atom.element for atom in trajectory.topology.atoms]
-    if any(element is None or not 1 <= element.atomic_number <= MAX_ATOMIC_NUMBER for element in elements):
-        atom = next(a for a in trajectory.topology.atoms if a.element is None or a.element.atomic_number < 1)
-        raise DataError(f"{path}: of which element is atom {atom}? Columns 77-78 must say it")
-    numbers = [element.atomic_number for element in elements]
+    atoms_of = list(trajectory.topology.atoms)
+    for atom in atoms_of:
+        if atom.element is None or not 1 <= atom.element.atomic_number <= MAX_ATOMIC_NUMBER:
+            raise DataError(f"{path}: of which element is atom {atom}? Columns 77-78 must say one up to {SYMBOLS[-1]}")
+    numbers = [atom.element.atomic_number for atom in atoms_of]
     periodic = trajectory.unitcell_lengths is not None and (trajectory.unitcell_lengths * ANGSTROM_PER_NM > 1.01).all()
     for frame in range(trajectory.n_frames):
         positions = np.round(trajectory.xyz[frame].astype(np.float64) * ANGSTROM_PER_NM, DECIMALS)

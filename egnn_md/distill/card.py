@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,9 +14,10 @@ from egnn_md.checkpoint import load, read_header, save
 from egnn_md.chemistry.elements import symbols
 from egnn_md.distill.explore import affordable, explore
 from egnn_md.distill.settings import Settings
+from egnn_md.distill.start import read_own
 from egnn_md.distill.student import load_student, measure
 from egnn_md.distill.teacher import Teacher
-from egnn_md.storage import write_json, write_whole
+from egnn_md.storage import read_json, write_json, write_whole
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -45,8 +45,8 @@ def finish(
     """
     import ase.io
 
-    frames = [atoms for path in data for atoms in ase.io.read(path, ":")]
-    unseen: list[Atoms] = ase.io.read(test, ":")
+    frames = [atoms for path in data for atoms in read_own(path)]
+    unseen = read_own(test)
     if not (folder / "summary.json").exists():
         with write_whole(folder / "data.extxyz") as temporary:
             ase.io.write(temporary, [*frames, *unseen], format="extxyz")
@@ -75,7 +75,7 @@ def finish(
         with write_whole(folder / "card.md") as temporary:
             temporary.write_text(card(summary, settings))
         write_json(folder / "summary.json", summary)
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    found: dict[str, Any] = read_json(folder / "summary.json")
     return found
 
 

@@ -7,7 +7,6 @@ again. What is random comes of the seed and the round.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -20,10 +19,10 @@ import numpy as np
 from egnn_md.distill.explore import choose, explore
 from egnn_md.distill.label import LabelWorker
 from egnn_md.distill.settings import DistillError, Settings
-from egnn_md.distill.start import first_frames, read_molecules
+from egnn_md.distill.start import first_frames, numbers_of, read_molecules, read_own
 from egnn_md.distill.student import load_student, measure, seconds_per_step, starting_model, train
 from egnn_md.distill.teacher import Teacher
-from egnn_md.storage import Hold, write_json, write_whole
+from egnn_md.storage import Hold, read_json, write_json, write_whole
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -63,7 +62,7 @@ class Distillation:
         self.hold = Hold(folder)
         note = folder / "distill.json"
         if note.exists():
-            if Settings.from_dict(json.loads(note.read_text())) != settings:
+            if Settings.from_dict(read_json(note)) != settings:
                 raise DistillError(f"{folder} holds another distillation: --resume {folder} goes on with it")
         else:
             self.teacher.open()  # refused before anything is written
@@ -109,8 +108,7 @@ class Distillation:
         if not path.exists():
             with write_whole(path) as temporary:
                 ase.io.write(temporary, read_molecules(list(self.settings.molecules), self.settings.seed))
-        starts: list[Atoms] = ase.io.read(path, ":")
-        return starts
+        return read_own(path)
 
     def _labelled(self, folder: Path, k: int, student: str | None, test: bool = False) -> Path:
         """The labelled frames of a round; all steps that lead to them."""
@@ -126,7 +124,7 @@ class Distillation:
             with write_whole(chosen) as temporary:
                 ase.io.write(temporary, frames, format="extxyz")
         if not labelled.exists():
-            self.machine.tell(f"{_name(k)}: labelling {len(ase.io.read(chosen, ':'))} frames")
+            self.machine.tell(f"{_name(k)}: labelling {len(read_own(chosen))} frames")
             worker = LabelWorker(self.teacher)
             job = Job(labelled, worker, {"verb": "distill", **self.teacher.identity()}, size=CHUNK)
             counts = job.run(read_items(chosen), self.machine.executor, self.machine.workers)
@@ -172,15 +170,13 @@ class Distillation:
 
     def _measured(self, folder: Path, k: int, student: str, labelled: Path) -> dict[str, Any]:
         """The error of the student before it has seen the round's frames, on those drawn at random."""
-        import ase.io
-
         path = folder / "measured.json"
         if not path.exists():
-            frames = [atoms for atoms in ase.io.read(labelled, ":") if atoms.info["draw"] == "random"]
+            frames = [atoms for atoms in read_own(labelled) if atoms.info.get("draw") == "random"]
             if not frames:
                 raise DistillError(f"none of the frames drawn at random could be labelled: see {labelled}.csv")
             write_json(path, {"round": k, "model": student, **measure(student, frames)})
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = numbers_of(path, "force_mae", "n_frames", "round")
         self.machine.tell(f"{_name(k)}: {found['force_mae']:.1f} meV/Å on {found['n_frames']} frames it has not seen")
         return found
 
@@ -198,7 +194,7 @@ class Distillation:
         """Of a training: as the settings say, or as many as fit in its share of the budget. Kept, once decided."""
         path = self.folder / "rounds" / f"steps-{'last' if last else k}.json"
         if path.exists():
-            return int(json.loads(path.read_text())["steps"])
+            return int(numbers_of(path, "steps")["steps"])
         steps = self.settings.steps * (3 if last else 1)
         if self.settings.budget is not None:
             speeds = (seconds_per_step(done) for done in sorted((self.folder / "rounds").glob("*/train")))
@@ -229,7 +225,7 @@ class Distillation:
 
     def _spent_before(self) -> float:
         path = self.folder / "time.json"
-        return float(json.loads(path.read_text())["seconds"]) if path.exists() else 0.0
+        return float(numbers_of(path, "seconds")["seconds"]) if path.exists() else 0.0
 
     def _elapsed(self) -> float:
         return self.spent + time.monotonic() - self.began

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from egnn_md.distill.settings import DistillError
+from egnn_md.storage import read_json
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -63,6 +64,29 @@ def _of_file(path: Path) -> list[Atoms]:
         name = str(atoms.symbols) if periodic else bond_pattern(atoms.numbers, atoms.positions)
         atoms.info = {**{key: atoms.info[key] for key in ("charge", "spin") if key in atoms.info}, "molecule": name}
     return chosen
+
+
+def read_own(path: Path) -> list[Atoms]:
+    """Frames that a distillation has written. Raises DistillError if they are damaged."""
+    import ase.io
+
+    try:
+        frames: list[Atoms] = ase.io.read(path, ":", format="extxyz", do_not_split_by_at_sign=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # ase's readers raise whatever their parsing trips on
+        raise DistillError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    if not frames:
+        raise DistillError(f"{path} is damaged: it holds no frames")
+    return frames
+
+
+def numbers_of(path: Path, *names: str) -> dict[str, Any]:
+    """What a distillation has noted. Raises DistillError if it lacks these numbers, StorageError if it is damaged."""
+    found = read_json(path)
+    if not isinstance(found, dict) or not all(type(found.get(name)) in (int, float) for name in names):
+        raise DistillError(f"{path} is damaged: it has no number {', '.join(names)}")
+    return found
 
 
 def conformers(smiles: str, seed: int) -> list[Atoms]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from egnn_md.jobs.source import Item, as_atoms
-from egnn_md.storage import Hold, write_json, write_whole
+from egnn_md.storage import Hold, read_json, refuse_links, write_json, write_whole
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -108,14 +108,16 @@ class Job:
             shutil.rmtree(self.parts, ignore_errors=True)
         elif output.exists() and not overwrite:
             raise JobError(f"{output} exists: --overwrite replaces it, -o names another")
+        refuse_links((self.parts,))
         self.parts.mkdir(exist_ok=True)
+        refuse_links(self.parts.iterdir())
         self._claim(work)
 
     def _claim(self, work: dict[str, Any]) -> None:
         note = self.parts / "work.json"
         if not note.exists():
             write_json(note, work)
-        elif json.loads(note.read_text()) != work:
+        elif read_json(note) != work:
             raise JobError(
                 f"{self.parts} was begun with another input, model, teacher or option: repeat its own, "
                 "or --overwrite begins anew"
@@ -233,8 +235,10 @@ def _do(worker: Worker, part: str, first: int, chunk: Sequence[Item]) -> int:
         _opened.clear()
         _opened[worker] = worker.open()
     path, unfinished = Path(part), Path(part + ".part")
-    known = _mend(unfinished)
-    with unfinished.open("a") as file:
+    with _alone(unfinished) as file:
+        if path.exists():  # done by a worker of a run that was killed, which had not seen yet that it was
+            return len(chunk)
+        known = _mend(unfinished)
 
         def emit(index: int, answer: Answer) -> None:
             text = io.StringIO()
@@ -256,11 +260,24 @@ def _do(worker: Worker, part: str, first: int, chunk: Sequence[Item]) -> int:
         if structures:
             _opened[worker](structures, emit)
         os.fsync(file.fileno())
-    found = {record["index"] for record in _records(unfinished)}
-    if found != set(range(first, first + len(chunk))):
-        raise JobError(f"{path}: {len(chunk) - len(found)} structures of the chunk got no answer")
-    os.replace(unfinished, path)
+        found = {record["index"] for record in _records(unfinished)}
+        if found != set(range(first, first + len(chunk))):
+            raise JobError(f"{path}: {len(chunk) - len(found)} structures of the chunk got no answer")
+        os.replace(unfinished, path)
     return len(chunk)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[Any]:
+    """The file, to append to, by one process at a time; a lock that goes with its process."""
+    with path.open("a") as file:
+        with contextlib.suppress(OSError):  # where the file system knows no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+_KINDS: Final = {"index": int, "failed": bool, "row": dict, "frames": str}
+"""What a line of a part-file has."""
 
 
 def _mend(path: Path) -> set[int]:
@@ -272,10 +289,18 @@ def _mend(path: Path) -> set[int]:
     if len(whole) != len(text):
         with path.open("r+b") as file:
             file.truncate(len(whole))
-    return {json.loads(line)["index"] for line in whole.splitlines()}
+    return {record["index"] for record in _records(path)}
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open() as file:
+    """Raises JobError for lines that are none of ours."""
+    with path.open("rb") as file:
         for line in file:
-            yield json.loads(line)
+            try:
+                record = json.loads(line)
+                sound = all(isinstance(record[name], kind) for name, kind in _KINDS.items())
+            except (ValueError, KeyError, TypeError, RecursionError):
+                sound = False
+            if not sound:
+                raise JobError(f"{path} is damaged: --overwrite begins anew")
+            yield record

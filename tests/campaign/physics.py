@@ -98,9 +98,89 @@ def cells(seconds: float, seed: int) -> Tally:
     return tally
 
 
+OUTSIDE = (
+    "a wrong charge",
+    "an ion for a neutral model",
+    "NaN",
+    "infinity",
+    "coincident",
+    "no volume",
+    "Pu",
+    "nothing",
+)
+
+
+def refusals(seconds: float, seed: int) -> Tally:
+    """Molecules and ions that are right, and what no potential may answer: by all the ways of asking one."""
+    from ase import Atoms
+    from ase.build import molecule
+
+    from egnn_md.calculators import EGNNCalculator
+    from egnn_md.predict import Geometry, Predictor
+
+    ions, neutral = Predictor("egnn-xtb-1"), Predictor("organic-xtb")
+    ammonia, tetrahedron = molecule("NH3"), molecule("CH4")
+    ammonium = Atoms("NH4", tetrahedron.positions * 1.03 / 1.09)
+    hydroxide = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]])
+    known = [(molecule("H2O"), 0), (ammonia, 0), (ammonium, 1), (hydroxide, -1), (molecule("CH3CH2OH"), 0)]
+
+    def case(number: int) -> Any:
+        rng = np.random.default_rng((seed, number))
+        which, wrong = int(rng.integers(len(known))), (*OUTSIDE, "")[number % (len(OUTSIDE) + 1)]
+        atoms, charge = known[which][0].copy(), float(known[which][1])
+        atoms.rattle(0.02, rng=rng)
+        predictor = ions
+        if wrong == "a wrong charge":
+            charge += float(rng.choice([-2, -1, 1, 2]))
+        elif wrong == "an ion for a neutral model":
+            predictor, charge = neutral, float(rng.choice([-1, 1]))
+        elif wrong in ("NaN", "infinity"):
+            atoms.positions[int(rng.integers(len(atoms))), int(rng.integers(3))] = np.nan if wrong == "NaN" else np.inf
+        elif wrong == "coincident":
+            atoms.positions[0] = atoms.positions[1]
+        elif wrong == "flat":
+            atoms.cell, atoms.pbc = [[5, 0, 0], [5, 0, 0], [0, 0, 5]], True
+        elif wrong == "Pu":
+            atoms.numbers[0] = 94
+        elif wrong == "nothing":
+            atoms = atoms[:0]
+        geometry = atoms.positions, np.asarray(atoms.numbers, np.int64), np.asarray(atoms.cell), atoms.pbc, charge
+
+        def call() -> None:
+            predictor(*geometry)
+
+        def many() -> None:
+            water = known[0][0]
+            predictor.many([Geometry(water.positions, np.asarray(water.numbers, np.int64)), Geometry(*geometry)])
+
+        def ase() -> None:
+            atoms.info["charge"] = charge
+            atoms.calc = EGNNCalculator(predictor.models[0])
+            atoms.get_potential_energy()
+
+        ask = (call, many, ase)[int(rng.integers(3))]
+
+        def act() -> None:
+            try:
+                ask()
+            except ValueError as error:
+                if not wrong:
+                    raise Fault(f"what is right was refused: {error}") from error
+                return
+            if wrong:
+                raise Fault(f"{wrong}: answered")
+
+        return f"refusals seed {seed} number {number} ({wrong or 'right'}, {ask.__name__})", act
+
+    tally = Tally("refusals")
+    explore(tally, case, seconds)
+    tally.show()
+    return tally
+
+
 def soak(place: Path, steps: int) -> Tally:
     """One run of so many steps in ten pieces, each a process of its own: flat memory, one unbroken log."""
-    from verbs import frames, prepare
+    from commands import frames, prepare
 
     tally, files = Tally("soak"), prepare(place)
     folder = place / "soak"

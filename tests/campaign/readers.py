@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Fault, Tally, explore
+from harness import Fault, Tally, explore, is_refusal
 from mutations import NUMBERS, mutate
 
 Read = Callable[[Path], Any]
@@ -103,14 +103,40 @@ FORMATS = {
 }  # fmt: skip
 
 
+CHARGED_SDF = SDF.replace(b"M  END", b"M  CHG  1   1  -1\nM  RAD  1   2   2\nM  END")
+CHARGED_PDB = b"".join(
+    b"HETATM%5d %-4s WAT A   1    %8.3f%8.3f%8.3f  1.00  0.00          %2s%2s\n" % row
+    for row in ((1, b"O", 0.0, 0.0, 0.0, b"O", b"1-"), (2, b"H1", 0.0, 0.0, 0.97, b"H", b"  "))
+)
+CHARGED_XYZ = (
+    b'2\nProperties=species:S:1:pos:R:3:charges:R:1 charge=-1 spin=1 energy=-1.0 dipole="0 0 1" pbc="F F F"\n'
+    b"O 0 0 0 -0.9\nH 0 0 0.97 -0.1\n",
+    b"2\ncharge=-1 multiplicity=1\nO 0 0 0\nH 0 0 0.97\n",
+)
+
+
+def _by_labelling(path: Path) -> None:
+    """What `label`, `relax` and `md` of many read."""
+    from egnn_md.jobs.source import as_atoms, read_items
+
+    for count, item in enumerate(read_items(path)):
+        try:
+            as_atoms(item)
+        except ValueError as error:
+            if not is_refusal(error):
+                raise
+        if count > 1000:
+            return
+
+
 def structure_files(folder: Path) -> list[Subject]:
-    """Sound files of sixteen formats, written by ase but for what it cannot write."""
+    """Sound files of sixteen formats, written by ase but for what it cannot write, and files that tell charges."""
     from ase.build import bulk, molecule
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.io import write
 
-    readers: dict[str, Read] = {"md": _by_md, "predict": _by_predict, "train": _by_train}
-    subjects = [Subject("a.sdf", (SDF, SDF * 3), readers), Subject("a.mol2", (MOL2,), readers)]
+    readers: dict[str, Read] = {"md": _by_md, "predict": _by_predict, "train": _by_train, "label": _by_labelling}
+    subjects = [Subject("a.sdf", (SDF, SDF * 3, CHARGED_SDF), readers), Subject("a.mol2", (MOL2,), readers)]
     subjects.append(Subject("a.smi", (b"CCO ethanol\nc1ccccc1 benzene\n",), {"predict": _by_predict, "md": _by_md}))
     water, ice = molecule("H2O"), bulk("Si", cubic=True)
     water.center(vacuum=3.0)
@@ -121,6 +147,7 @@ def structure_files(folder: Path) -> list[Subject]:
         for atoms in (water, ice):
             write(folder / "made", atoms, format=name)
             made.append((folder / "made").read_bytes())
+        made += {"xyz": CHARGED_XYZ[1:], "extxyz": CHARGED_XYZ, "pdb": [CHARGED_PDB]}.get(ending, [])
         subjects.append(Subject(f"a.{ending}", tuple(made), readers))
     return subjects
 
@@ -180,11 +207,15 @@ def npz_files() -> list[Subject]:
         "gdb": np.array([1, 2]),
         "tag": np.array(["a", "b"]),
         "cell": np.zeros((2, 3, 3)),
-        "charge": np.zeros(2),
+        "charge": np.array([0.0, -1.0]),
+        "multiplicity": np.ones(2),
+        "charges": np.array([0.0, 0.1, -0.1, -0.8, -0.1, -0.1]),
+        "dipole": rng.normal(size=(2, 3)),
     }
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    return [Subject("a.npz", (buffer.getvalue(),), {"train": _by_train, "predict": _by_predict}, spoil_npz)]
+    readers: dict[str, Read] = {"train": _by_train, "predict": _by_predict, "label": _by_labelling}
+    return [Subject("a.npz", (buffer.getvalue(),), readers, spoil_npz)]
 
 
 # Configurations
@@ -198,10 +229,12 @@ valid_fraction = 0.1
 [model]
 hidden_dim = 16
 cutoff = 4.0
+long_range = true
 [training]
 max_steps = 10
 learning_rate = 1e-3
 clip_norm = 1.0
+charge_weight = 1.0
 """,
     b"""task = "nbody"
 [data]
@@ -302,7 +335,7 @@ def _weights(data: bytes) -> object:
 
 
 def checkpoints(folder: Path) -> list[Subject]:
-    """A small potential and a small property model, with their checksums."""
+    """A small potential with charges and one without, with their checksums."""
     import torch
 
     from egnn_md.checkpoint import save
@@ -310,8 +343,12 @@ def checkpoints(folder: Path) -> list[Subject]:
 
     torch.manual_seed(0)
     size = {"hidden_dim": 8, "message_dim": 8, "n_vectors": 2, "n_layers": 1, "n_radial": 4}
-    save(Potential(PotentialConfig((1, 6, 8), (-13.6, -1029.0, -2042.0), **size)), folder / "sound.safetensors")
-    sound = ((folder / "sound.safetensors").read_bytes(),)
+    made = []
+    for long_range in (False, True):
+        config = PotentialConfig((1, 6, 8), (-13.6, -1029.0, -2042.0), long_range=long_range, **size)
+        save(Potential(config), folder / "sound.safetensors")
+        made.append((folder / "sound.safetensors").read_bytes())
+    sound = tuple(made)
     return [Subject("a.safetensors", sound, {"load": _by_load(sound)}, spoil_checkpoint)]
 
 

@@ -1,7 +1,8 @@
 """Try to break it: `python tests/campaign/run.py [--minutes 5] [--seed N] [part …]`, or `make campaign MINUTES=600`.
 
 Each part prints what it did and what it found; the exit code is 1 if anything broke. With the same seed and a part's
-number a case comes back. Parts: readers, bombs, kills, disks, read-only, company, hostile, cells, soak.
+number a case comes back. Parts: readers, bombs, kills, disks, read-only, company, hostile, cells, refusals,
+soak.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))  # its teachers cost nothing
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import physics
@@ -34,7 +36,8 @@ PARTS: dict[str, tuple[float, Part]] = {
     "company": (0.0, lambda folder, seconds, seed: [runs.company(folder)]),
     "hostile": (0.0, lambda folder, seconds, seed: [runs.hostile(folder)]),
     "cells": (0.1, lambda folder, seconds, seed: [physics.cells(seconds, seed)]),
-    "soak": (0.1, lambda folder, seconds, seed: [physics.soak(folder, max(1000, int(100 * seconds)))]),
+    "refusals": (0.02, lambda folder, seconds, seed: [physics.refusals(seconds, seed)]),
+    "soak": (0.08, lambda folder, seconds, seed: [physics.soak(folder, max(1000, int(100 * seconds)))]),
 }
 
 

@@ -7,12 +7,14 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from commands import frames, prepare, shorten_distillations, verbs
 from harness import Tally
-from verbs import Ended, Verb, call, prepare, verbs
+from verbs import Ended, Verb, call, draw_nothing, end_group, import_as
 
 
 def _fresh(folder: Path) -> Path:
@@ -26,7 +28,7 @@ def _fresh(folder: Path) -> Path:
 def _start(verb: Verb, place: Path) -> Path:
     """An empty folder for a verb; training wants to make its own."""
     folder = _fresh(place / "inside") / "run"
-    if verb.name != "train":
+    if not verb.makes_folder:
         folder.mkdir()
     return folder
 
@@ -37,10 +39,10 @@ def _begun_or_resumed(verb: Verb, folder: Path, **how: Any) -> Ended:
         return call(verb.begin(folder), folder, **how)
     ended = call(verb.go_on(folder), folder, **how)
     said = ended.said.lower()
-    if ended.code == 2 and ("nothing to resume" in said or "is finished" in said):
-        return Ended(0, ended.said, ended.seconds, ended.events)
+    if ended.code == 2 and any(words in said for words in ("nothing to resume", "is finished", "exists: --overwrite")):
+        return replace(ended, code=0)
     if ended.code == 2 and ("no run" in said or "holds no" in said or "no such" in said):
-        if verb.name == "train" and folder.exists():
+        if verb.makes_folder and folder.exists():
             shutil.rmtree(folder)
         return call(verb.begin(folder), folder, **how)
     return ended
@@ -62,37 +64,65 @@ def _judge(tally: Tally, verb: Verb, folder: Path, expected: Any, case: str, end
             tally.fault("another result than without the kill", case)
 
 
+def _make_cheap() -> None:
+    """Leave out what takes time and writes nothing that could be lost."""
+    draw_nothing()
+    shorten_distillations()
+
+
+def _undisturbed(tally: Tally, verb: Verb, place: Path) -> tuple[Ended, Any] | None:
+    """How it goes, and what it leaves."""
+    folder = _start(verb, place)
+    whole = call(verb.begin(folder), folder)
+    if whole.code not in (0, 1) or whole.has_traceback:
+        tally.fault(f"fails undisturbed: {whole.said.strip()[-300:]}", verb.name)
+        return None
+    import_as(folder.parent / "modules.txt")
+    return whole, verb.left(folder)
+
+
 def kills(place: Path, seconds: float, seed: int, only: str = "") -> Tally:
-    """Kill every verb before each of its changes in turn, and at random moments; each goes on and must end the same."""
+    """Kill every verb before any of its changes, or at random moments, some again where they go on; all must end with
+    what an undisturbed one left.
+
+    Most are forks, which draw no pictures; one of sixteen turns is of processes from nothing.
+    """
     tally, rng, files = Tally("kills"), np.random.default_rng(seed), prepare(place)
-    known = {}
+    known: dict[str, tuple[Ended, Any] | None] = {}
+    _make_cheap()
     chosen = [verb for verb in verbs(files) if only in verb.name]
-    for verb in chosen:
-        folder = _start(verb, place)
-        whole = call(verb.begin(folder), folder)
-        if whole.code not in (0, 1) or whole.has_traceback:
-            tally.fault(f"fails undisturbed: {whole.said.strip()[-300:]}", verb.name)
-            continue
-        known[verb.name] = (whole, verb.left(folder))
-    end, turn = time.monotonic() + seconds, 0
-    order = {name: rng.permutation(np.arange(1, whole.events + 1)) for name, (whole, _) in known.items()}
-    while time.monotonic() < end and known:
-        for verb in chosen:
-            if verb.name not in known or time.monotonic() > end:
+    end, turn = time.monotonic() + seconds, int(rng.integers(16))
+    while time.monotonic() < end:
+        fresh = turn % 16 == 15
+        for k in rng.permutation(len(chosen)):
+            verb = chosen[k]
+            if turn % verb.every or time.monotonic() > end:
                 continue
-            whole, expected = known[verb.name]
-            at_event = turn % 2 == 0 and turn // 2 < len(order[verb.name])
-            how: dict[str, Any] = (
-                {"kill_at": int(order[verb.name][turn // 2])}
-                if at_event
-                else {"kill_after": float(rng.uniform(0, whole.seconds))}
-            )
-            folder, case = _start(verb, place), f"{verb.name}, {how}"
-            first = call(verb.begin(folder), folder, **how)
-            tally.counts[f"{verb.name} killed" if first.code == -9 else f"{verb.name} too quick"] += 1
+            if verb.name not in known:
+                known[verb.name] = _undisturbed(tally, verb, place)
+            if (seen := known[verb.name]) is None:
+                continue
+            whole, expected = seen
+            slow = whole.seconds + (5.0 if fresh else 0.0)
+            how: dict[str, Any] = {"kill_after": float(rng.uniform(0, slow)), "fresh": fresh}
+            if not fresh and rng.random() < 0.7:
+                how = {"kill_at": int(rng.integers(1, 1 + whole.events))}
+            folder, case = _start(verb, place), f"{verb.name}, seed {seed}, {how}"
+            ended = call(verb.begin(folder), folder, **how)
+            while True:
+                what = "killed" if ended.code == -signal.SIGKILL else "too quick"
+                tally.counts[f"{verb.name} {what}{' (from nothing)' * how.get('fresh', False)}"] += 1
+                before = ended
+                if what == "too quick" or rng.random() < 0.6:
+                    break
+                how = {"kill_at": int(rng.integers(1, 1 + whole.events))}
+                case += f", then {how}"
+                ended = _begun_or_resumed(verb, folder, **how)
+                end_group(before)
             ended = _begun_or_resumed(verb, folder)
+            end_group(before)
             if ended.code == 1 and whole.code == 1:
-                ended = Ended(0, ended.said, ended.seconds, ended.events)
+                ended = replace(ended, code=0)
             _judge(tally, verb, folder, expected, case, ended)
         turn += 1
     tally.show()
@@ -102,19 +132,21 @@ def kills(place: Path, seconds: float, seed: int, only: str = "") -> Tally:
 def full_disks(place: Path, seconds: float, seed: int) -> Tally:
     """Files that cannot grow beyond some size: one line and no traceback; with room again, the work goes on."""
     tally, rng, files = Tally("full disks"), np.random.default_rng(seed), prepare(place)
-    known: dict[str, Any] = {}
+    known: dict[str, tuple[Ended, Any] | None] = {}
+    _make_cheap()
+    chosen = verbs(files)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        for verb in verbs(files):
+        for k in rng.permutation(len(chosen)):
+            verb = chosen[k]
             if time.monotonic() > end:
                 break
-            folder = _start(verb, place)
             if verb.name not in known:
-                whole = call(verb.begin(folder), folder)
-                known[verb.name] = (whole, verb.left(folder)) if whole.code in (0, 1) else None
-                folder = _start(verb, place)
-            if known[verb.name] is None:
+                known[verb.name] = _undisturbed(tally, verb, place)
+            if (seen := known[verb.name]) is None:
                 continue
+            whole, expected = seen
+            folder = _start(verb, place)
             size = int(2 ** rng.uniform(5, 17))
             case = f"{verb.name}, files up to {size} bytes"
             first = call(verb.begin(folder), folder, largest_file=size)
@@ -122,9 +154,8 @@ def full_disks(place: Path, seconds: float, seed: int) -> Tally:
             if first.has_traceback or first.code < 0:
                 tally.fault(f"traceback: {first.said.strip().splitlines()[-1][:150]}", case)
             ended = _begun_or_resumed(verb, folder)
-            whole, expected = known[verb.name]
             if ended.code == 1 and whole.code == 1:
-                ended = Ended(0, ended.said, ended.seconds, ended.events)
+                ended = replace(ended, code=0)
             _judge(tally, verb, folder, expected, case, ended)
     tally.show()
     return tally
@@ -133,6 +164,7 @@ def full_disks(place: Path, seconds: float, seed: int) -> Tally:
 def read_only(place: Path) -> Tally:
     """A folder without the right to write: one line, exit code 2."""
     tally, files = Tally("read-only folders"), prepare(place)
+    _make_cheap()
     for verb in verbs(files):
         folder = _start(verb, place)
         closed = folder if folder.exists() else folder.parent
@@ -148,28 +180,28 @@ def read_only(place: Path) -> Tally:
 
 def company(place: Path) -> Tally:
     """A second process in the folder of a run: refused by name, and the first one's run stays whole."""
-    from verbs import frames
-
     tally, files = Tally("two processes"), prepare(place)
-    text = files["many.xyz"].read_text()
-    files["many.xyz"].write_text(text * 20)
-    signs = ("log.csv", "config.toml", "t.csv.part")
-    for verb in [verb for verb in verbs(files) if verb.name in ("md xtc", "rollout", "train", "predict csv")]:
+    for name in ("many.xyz", "some.xyz"):
+        files[name].write_text(files["many.xyz"].read_text() * 20)
+    files["train.toml"].write_text(files["train.toml"].read_text().replace("max_steps = 24", "max_steps = 100000"))
+    tried = ("md xtc", "rollout", "train", "distill", "predict csv", "relax many", "md many", "label")
+    for verb in [verb for verb in verbs(files) if verb.name in tried]:
         folder = _start(verb, place)
         assert verb.go_on is not None
-        words = ["100000" if word in ("60", "30") else word for word in verb.begin(folder)]
+        words = ["100000" if word in ("60", "30", "8") else word for word in verb.begin(folder)]
         first = os.fork()
         if first == 0:
             call(words, folder, label="-first")
             os._exit(0)
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not any((folder / name).exists() for name in signs):
+        while time.monotonic() < deadline and not any(folder.rglob("*.lock")):
             time.sleep(0.01)
         for what in ("go_on", "begin"):
             arguments = (verb.go_on if what == "go_on" else verb.begin)(folder)
             second = call(arguments, folder, kill_after=20.0, label="-second")
             tally.counts["tried"] += 1
-            if second.code != 2 or "process" not in second.said:
+            refused = "process" in second.said or (what == "begin" and "already holds" in second.said)
+            if second.code != 2 or not refused:
                 told = f"exit code {second.code} in place of a refusal: {second.said[-150:]!r}"
                 tally.fault(told, f"{verb.name}, {what}")
         _end(first)
@@ -190,16 +222,17 @@ def _end(process: int) -> None:
 def hostile(place: Path) -> Tally:
     """Run folders made to harm: names that lead outside, links, pickles. Nothing outside is touched."""
     tally, files = Tally("hostile run folders"), prepare(place)
+    _make_cheap()
     by_name = {verb.name: verb for verb in verbs(files)}
     victim = place / "victim.txt"
 
-    def attempt(name: str, verb: Verb, spoil: Any) -> None:
+    def attempt(name: str, verb: Verb, spoil: Any, **how: Any) -> None:
         folder = _start(verb, place)
-        call(verb.begin(folder), folder)
+        call(verb.begin(folder), folder, **how)
         victim.write_text("precious\n" * 50)
         spoil(folder)
         assert verb.go_on is not None
-        ended = call([*verb.go_on(folder), *(["--steps", "90"] if verb.name.startswith("md") else [])], folder)
+        ended = call([*verb.go_on(folder), *(["--steps", "90"] if verb.name == "md xtc" else [])], folder)
         tally.counts["tried"] += 1
         if not victim.exists() or victim.read_bytes() != b"precious\n" * 50:
             tally.fault("a file outside was changed", name)
@@ -218,8 +251,12 @@ def hostile(place: Path) -> Tally:
 
     def link(name: str) -> Any:
         def spoil(folder: Path) -> None:
-            (folder / name).unlink(missing_ok=True)
-            (folder / name).symlink_to(victim)
+            path = Path(os.path.normpath(folder / name))
+            if path.is_dir():
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(victim)
 
         return spoil
 
@@ -235,6 +272,23 @@ def hostile(place: Path) -> Tally:
     ):
         for name in names:
             attempt(f"{verb.name}: {name} is a link", verb, link(name))
+
+    for name in ("", "work.json", "merge.lock", ".shard-1.lock", "000000001.jsonl.part", "000000002.jsonl"):
+        attempt(
+            f"label: {name or 'its parts'} is a link",
+            by_name["label"],
+            link(f"labelled.extxyz.parts/{name}"),
+            kill_at=11,
+        )
+    for name in (
+        "distill.json",
+        "starts.extxyz",
+        "rounds/00/chosen.extxyz",
+        "time.json",
+        "model.safetensors",
+        "data.extxyz",
+    ):
+        attempt(f"distill: {name} is a link", by_name["distill"], link(name), kill_at=40)
 
     def pickled(folder: Path) -> None:
         import pickle

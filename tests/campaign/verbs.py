@@ -1,20 +1,21 @@
-"""The verbs that write, each small, and how to tell whether what they left is whole."""
+"""Runs a verb in a fork of this process, or in a process of its own, and ends it where the campaign likes."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import hashlib
+import gc
+import importlib
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 EVENTS = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "shutil.copyfile", "shutil.move", "os.rmdir")
@@ -30,6 +31,10 @@ class Verb:
     """None: it is begun anew."""
     left: Callable[[Path], Any]
     """What must be the same after any number of kills."""
+    makes_folder: bool = False
+    """Whether it wants none to be there."""
+    every: int = 1
+    """Its turns: one of so many; for those that take long."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,10 @@ class Ended:
     said: str
     """Its stderr and stdout."""
     seconds: float
-    events: int
+    events: int = 0
     """Times that it opened, renamed or removed something below its folder."""
+    group: int = 0
+    """Its session, for what it may have left running."""
 
     @property
     def has_traceback(self) -> bool:
@@ -57,25 +64,61 @@ def call(
     kill_after: float | None = None,
     largest_file: int | None = None,
     as_nobody: bool = False,
+    fresh: bool = False,
     label: str = "",
 ) -> Ended:
-    """`egnn-md ARGUMENTS` in a fork of this process, which has everything imported already.
+    """`egnn-md ARGUMENTS` in a fork of this process, in a session of its own.
 
     kill_at: SIGKILL before so many changes below `folder`; kill_after: after so many seconds. largest_file: bytes
-    beyond which files cannot grow. as_nobody: without the rights of root. label: of the files with what it says.
+    beyond which files cannot grow. as_nobody: without the rights of root. fresh: a new Python instead of a fork, whose
+    changes are not counted. label: of the files with what it says.
     """
-    log, count = folder.parent / f"said{label}.txt", folder.parent / f"events{label}.txt"
+    log, count = (folder.parent / f"{name}{label}.txt" for name in ("said", "events"))
     began = time.monotonic()
-    child = os.fork()
-    if child == 0:
+    if fresh:
+        with log.open("wb") as said:
+            words = [sys.executable, "-m", "egnn_md.cli", *arguments]
+            child = subprocess.Popen(words, stdout=said, stderr=said, start_new_session=True).pid
+    elif (child := os.fork()) == 0:
         try:
+            os.setsid()
             _become(arguments, folder, log, count, kill_at, largest_file, as_nobody)
         finally:
             os._exit(99)
     status = _wait(child, 600.0 if kill_after is None else kill_after)
-    said = log.read_text(errors="replace")
-    events = int(count.read_text() or 0) if count.exists() else 0
-    return Ended(os.waitstatus_to_exitcode(status), said, time.monotonic() - began, events)
+    seconds, said_all = time.monotonic() - began, log.read_text(errors="replace")
+    events = int(count.read_text() or 0) if count.exists() and not fresh else 0
+    return Ended(os.waitstatus_to_exitcode(status), said_all, seconds, events, child)
+
+
+def end_group(ended: Ended) -> None:
+    """Kill what a process left running: workers that have not seen yet that it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(ended.group, signal.SIGKILL)
+
+
+def import_as(log: Path) -> None:
+    """Import what the last verb that wrote here has imported: forks to come have it at once.
+
+    Its modules stay out of the forks' garbage collections.
+    """
+    for name in log.read_text().split():
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    gc.freeze()
+
+
+def draw_nothing() -> None:
+    """Pictures take half of a small run's time: from now on forks write one that is empty, in the same way."""
+    from matplotlib.figure import Figure
+
+    def savefig(self: Any, target: Any, **_: Any) -> None:
+        if hasattr(target, "write"):
+            target.write(b"no picture")
+        else:
+            Path(target).write_bytes(b"no picture")
+
+    Figure.savefig = savefig  # type: ignore[method-assign]
 
 
 def _wait(child: int, seconds: float) -> int:
@@ -106,6 +149,7 @@ def _become(
     largest_file: int | None,
     as_nobody: bool,
 ) -> None:
+    known = set(sys.modules)
     said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     counted = os.open(count, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(said, 1)
@@ -145,177 +189,6 @@ def _become(
         code = 98
     sys.stdout.flush()
     sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a full disk, a folder that is closed
+        log.with_name("modules.txt").write_text("\n".join(sorted(set(sys.modules) - known)))
     os._exit(code)
-
-
-# What they leave
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "missing"
-
-
-def frames(folder: Path) -> Any:
-    """Log and trajectory of a run folder."""
-    log = (folder / "log.csv").read_text()
-    times = [float(line.split(",")[0]) for line in log.splitlines()[1:]]
-    if times != sorted(set(times)):
-        raise AssertionError("the log's times are not monotone")
-    growing = [folder / f"trajectory.{kind}" for kind in ("extxyz", "xtc")]
-    found: dict[str, Any] = {path.name: digest(path) for path in growing if path.exists()}
-    if (folder / "trajectory.dcd").exists():  # its header holds the time of its making
-        from mdtraj.formats import DCDTrajectoryFile
-
-        with DCDTrajectoryFile(str(folder / "trajectory.dcd")) as file:
-            found["dcd"] = file.read()[0].tobytes()
-    if (folder / "trajectory.traj").exists():
-        from ase.io import read
-
-        every = read(folder / "trajectory.traj", ":")
-        found["traj"] = [(atoms.positions.tobytes(), atoms.get_momenta().tobytes()) for atoms in every]
-    if (folder / "trajectory.h5").exists():
-        from mdtraj.formats import HDF5TrajectoryFile
-
-        with HDF5TrajectoryFile(str(folder / "trajectory.h5")) as file:
-            found["h5"] = file.read().coordinates.tobytes()
-    return log, found
-
-
-def tensors(path: Path) -> Any:
-    from safetensors.numpy import load_file
-
-    return {name: value.tobytes() for name, value in load_file(path).items()}
-
-
-def training(folder: Path) -> Any:
-    lines = [line.split(",") for line in (folder / "log.csv").read_text().splitlines()]
-    return tensors(folder / "model.safetensors"), [line[:1] + line[2:] for line in lines]
-
-
-def arrays(path: Path) -> Any:
-    with np.load(path) as archive:
-        return {name: archive[name].tobytes() for name in archive.files}
-
-
-# The verbs
-
-
-def prepare(folder: Path) -> dict[str, Path]:
-    """Small models and small data."""
-    import torch
-    from ase import Atoms
-    from ase.build import molecule
-    from ase.io import write
-
-    from egnn_md.checkpoint import save
-    from egnn_md.models.potential import Potential, PotentialConfig
-
-    torch.manual_seed(0)
-    size = {"hidden_dim": 8, "message_dim": 8, "n_vectors": 2, "n_layers": 1, "n_radial": 4, "cutoff": 3.5}
-    model = Potential(PotentialConfig((1, 6, 8), (-13.6, -1029.0, -2042.0), **size))
-    model.familiarity.fit(torch.randn(150, 8), torch.arange(3).repeat(50))
-    model.familiarity.unit.fill_(1e6)  # weights from nowhere: no structure is strange to it
-    model.valences.ranges.copy_(torch.tensor([-1e3, 1e3]))
-    files = {name: folder / name for name in ("small.safetensors", "water.xyz", "many.xyz", "train.npz", "train.toml")}
-    save(model, files["small.safetensors"], {"name": "small"})
-    write(files["water.xyz"], molecule("H2O"))
-    rng = np.random.default_rng(0)
-    base = molecule("CH4")
-    moved = [Atoms(base.numbers, base.positions + rng.normal(scale=0.05, size=(5, 3))) for _ in range(2000)]
-    write(files["many.xyz"], moved, format="xyz")
-    np.savez(
-        files["train.npz"],
-        n_atoms=np.full(60, 5),
-        atomic_numbers=np.tile(base.numbers, 60),
-        positions=np.concatenate([atoms.positions for atoms in moved[:60]]),
-        energy=rng.normal(-1080.0, 0.1, 60),
-        forces=rng.normal(size=(300, 3)),
-        gdb=np.arange(60),
-    )
-    files["train.toml"].write_text(
-        'name = "small"\n[data]\nfiles = ["train.npz"]\nvalid_fraction = 0.2\n[model]\nhidden_dim = 8\n'
-        "message_dim = 8\nn_layers = 1\nn_vectors = 2\nn_radial = 4\ncutoff = 3.5\n[training]\nmax_steps = 40\n"
-        "batch_size = 4\nvalidate_every = 10\ncheckpoint_every = 10\nwarmup_steps = 2\n"
-    )
-    return files
-
-
-def verbs(files: dict[str, Path]) -> list[Verb]:
-    """Every verb that writes, from small inputs."""
-    model, water = str(files["small.safetensors"]), str(files["water.xyz"])
-    made = []
-    common = ["--steps", "60", "--interval", "3", "--seed", "1", "--threads", "1"]
-    for name, extra in (
-        ("md traj", []),
-        ("md extxyz", ["--format", "extxyz"]),
-        ("md xtc", ["--format", "xtc"]),
-        ("md dcd", ["--format", "dcd"]),
-        ("md h5", ["--format", "h5"]),
-        ("md openmm", ["--engine", "openmm", "--format", "dcd"]),
-    ):
-        begin = ["md", water, *common, *extra]
-        made.append(
-            Verb(
-                name,
-                lambda folder, begin=begin: [*begin, "-o", str(folder), "--state-interval", "0.02", "--overwrite"],
-                lambda folder: ["md", "--resume", str(folder), "--state-interval", "0.02", "--threads", "1"],
-                frames,
-            )
-        )
-    flow = ["rollout", "ethanol-flow", "CH3CH2OH", "--steps", "30", "--interval", "2", "--seed", "1", "--threads", "1"]
-    made.append(
-        Verb(
-            "rollout",
-            lambda folder: [*flow, "-o", str(folder), "--overwrite"],
-            lambda folder: ["rollout", "ethanol-flow", "--resume", "-o", str(folder), "--threads", "1"],
-            frames,
-        )
-    )
-    config = str(files["train.toml"])
-    made.append(
-        Verb(
-            "train",
-            lambda folder: ["train", config, "-o", str(folder), "--device", "cpu", "--threads", "1"],
-            lambda folder: ["train", "--resume", str(folder), "--device", "cpu", "--threads", "1"],
-            training,
-        )
-    )
-    for ending in ("csv", "jsonl", "extxyz"):
-        table = ["predict", str(files["many.xyz"]), "--threads", "1"]
-        made.append(
-            Verb(
-                f"predict {ending}",
-                lambda folder, e=ending, t=table: [*t, "-o", str(folder / f"t.{e}"), "--overwrite"],
-                lambda folder, e=ending, t=table: [*t, "-o", str(folder / f"t.{e}"), "--resume"],
-                lambda folder, e=ending: digest(folder / f"t.{e}"),
-            )
-        )
-    relax = ["relax", water, "--model", model, "--steps", "5", "--threads", "1", "--overwrite"]
-    made.append(
-        Verb(
-            "relax",
-            lambda folder: [*relax, "-o", str(folder / "relaxed.extxyz")],
-            None,
-            lambda folder: digest(folder / "relaxed.extxyz"),
-        )
-    )
-    sizes = ["--train", "20", "--valid", "5", "--test", "5", "--seed", "1", "--overwrite"]
-    for kind, extra in (("nbody", ["--rollout", "5"]), ("community", []), ("erdos-renyi", [])):
-        made.append(
-            Verb(
-                f"data {kind}",
-                lambda folder, k=kind, e=extra: ["data", k, *sizes, *e, "-o", str(folder / "data.npz")],
-                None,
-                lambda folder: arrays(folder / "data.npz"),
-            )
-        )
-    segments = ["--copies", "1", "--segments", "1", "--seed", "1", "--overwrite"]
-    made.append(
-        Verb(
-            "data flow",
-            lambda folder: ["data", "flow", water, *segments, "-o", str(folder / "flow.npz")],
-            None,
-            lambda folder: arrays(folder / "flow.npz"),
-        )
-    )
-    return made

@@ -213,6 +213,11 @@ def bomb(path: Path) -> None:
             "no cell has the lengths",
         ),
         ("digits.xyz", lambda path: path.write_text("1" * 5000 + "\n"), "should begin with its number of atoms"),
+        (
+            "nobelium.pdb",
+            lambda path: path.write_text(WATER_PDB + pdb_atom(4, "NO", 3.0, element="NO")),
+            "of which element is atom",
+        ),
         ("empty.pdb", lambda path: path.write_text("MODEL        1\nENDMDL\n"), "empty.pdb"),
     ],
 )

@@ -20,6 +20,7 @@ from egnn_md.distill import card, explore, rounds, start, student
 from egnn_md.distill.rounds import Distillation, Machine
 from egnn_md.distill.settings import DistillError, Settings, parse_seconds
 from egnn_md.jobs.executors import Here
+from egnn_md.storage import StorageError, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
 
@@ -114,10 +115,34 @@ def test_fine_tuning_ends_at_the_target(capsys: pytest.CaptureFixture[str]) -> N
     assert "Force errors by temperature and molecule" in page
     assert "of the worst" in page
     assert f"{summary['test']['force_mae']:.1f} meV/Å" in page
-    main(["distill", "--resume", "run"])
+    for options in ([], ["cheap_teachers:shipped"], ["os:system", "--with", "log=calls"]):
+        with pytest.raises(SystemExit):  # a folder starts no code by itself
+            main(["distill", *options, "--resume", "run"])
+        assert "--with log=calls --resume run" in capsys.readouterr().err
+    main(["distill", "cheap_teachers:shipped", "--with", "log=calls", "--resume", "run"])
     out = capsys.readouterr().out
     assert "meV/Å on unseen frames at 300 K" in out.splitlines()[0]
     assert out.splitlines()[0].startswith("run/model.safetensors: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("starts.extxyz", "3\n\nnothing"),
+        ("distill.json", "[" * 100_000),
+        ("distill.json", "[]"),
+        ("time.json", '{"seconds": []}'),
+        ("rounds/steps-0.json", "{"),
+    ],
+)
+def test_damage_is_told(name: str, text: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "rounds" / "00").mkdir(parents=True)
+    write_json(folder / "distill.json", SETTINGS.to_dict())
+    ase.io.write(folder / "rounds" / "00" / "labelled.extxyz", [molecule("H2O")] * 4)
+    (folder / name).write_text(text)
+    with pytest.raises((DistillError, StorageError), match=f"{name}|of another version"):
+        Distillation(folder, SETTINGS, Machine(Here())).run()
 
 
 def test_a_budget_that_is_gone_leaves_the_least_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,11 @@ from ase import Atoms
 from cheap_teachers import Counting
 
 from egnn_md.data.frames import DataError
+from egnn_md.jobs import chunks
 from egnn_md.jobs.chunks import Counts, Job, JobError
 from egnn_md.jobs.executors import ExecutorError, Here, make_executor
 from egnn_md.jobs.source import read_items
+from egnn_md.storage import StorageError
 
 HERE = Path(__file__).parent
 
@@ -69,6 +74,51 @@ def test_nothing_is_lost_or_done_twice_after_stops(source: Path) -> None:
         pytest.fail("it never ended")
     check(source)
     assert sorted(map(int, log.read_text().split())) == list(range(23))
+
+
+def test_a_worker_that_outlives_its_run_doubles_nothing(source: Path) -> None:
+    """Its run was killed, another goes on: what the worker was still writing is waited for."""
+    log = source.with_name("log")
+    with pytest.raises(KeyboardInterrupt):
+        do(source, Counting(str(log), stop_after=2), size=23)
+    with chunks._alone(source.with_name("out.extxyz.parts") / "000000000.jsonl.part") as file:
+        going_on = threading.Thread(target=do, args=(source, Counting(str(log))), kwargs={"size": 23})
+        going_on.start()
+        going_on.join(0.5)
+        frame = io.StringIO()
+        ase.io.write(frame, Atoms("He", [[1.0, 0, 0]], info={"number": 1}), format="extxyz")
+        file.write(json.dumps({"index": 1, "failed": False, "row": {"x": 1.0}, "frames": frame.getvalue()}) + "\n")
+        file.flush()
+    going_on.join()
+    check(source)
+    assert sorted(map(int, log.read_text().split())) == [0, *range(2, 23)]
+
+
+@pytest.mark.parametrize("text", ["x", "[]", '{"index": 1}', '{"index": "1", "failed": 0, "row": {}, "frames": ""}'])
+def test_damaged_part_files_are_told(source: Path, text: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        do(source, Counting(str(source.with_name("log")), stop_after=2))
+    parts = source.with_name("out.extxyz.parts")
+    (parts / "000000000.jsonl.part").write_text(text + "\n")
+    with pytest.raises(JobError, match="is damaged"):
+        do(source, Counting(str(source.with_name("log"))))
+    (parts / "work.json").write_text("{")
+    with pytest.raises(StorageError, match="is damaged"):
+        do(source, Counting(str(source.with_name("log"))))
+
+
+@pytest.mark.parametrize("name", ["000000000.jsonl.part", "merge.lock", "work.json", ""])
+def test_no_link_is_followed(source: Path, name: str) -> None:
+    victim = source.with_name("victim")
+    if name:
+        source.with_name("out.extxyz.parts").mkdir()
+        victim.write_text("precious")
+    else:
+        victim.mkdir()
+    source.with_name("out.extxyz.parts").joinpath(name).symlink_to(victim)
+    with pytest.raises(StorageError, match="is a link"):
+        do(source, Counting(str(source.with_name("log"))))
+    assert not list(victim.iterdir()) if victim.is_dir() else victim.read_text() == "precious"
 
 
 def test_shards_do_each_their_part_and_the_last_writes_the_output(source: Path) -> None:
