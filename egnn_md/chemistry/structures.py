@@ -75,7 +75,7 @@ def charge_of(atoms: Any) -> float:
     charges.append(atoms.get_initial_charges())
     try:
         totals = [float(np.asarray(charge, np.float64).sum()) for charge in charges]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
     return next((total for total in totals if not abs(total) <= NEUTRAL), 0.0)
 
@@ -94,7 +94,7 @@ def multiplicity_of(atoms: Any) -> float:
     said = _said(atoms, ("spin", "multiplicity"))
     try:
         return next((float(value) for value in said if float(value) != 1.0), 1.0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 

@@ -123,5 +123,6 @@ def check_arrays(data: dict[str, Array], path: Path, per_frame: Sequence[str]) -
     shapes |= dict.fromkeys(("n_atoms", *per_frame), (n,))
     shapes |= dict.fromkeys(("cell", "stress"), (n, 3, 3))
     wrong = [name for name, shape in shapes.items() if name in data and data[name].shape != shape]
+    wrong += ["pbc"] if "pbc" in data and data["pbc"].shape not in ((n,), (n, 3)) else []
     if wrong:
         raise DataError(f"{path}: {', '.join(wrong)} do not fit {n} frames with {total} atoms in all")

@@ -126,8 +126,12 @@ def _results(read: list[Any], name: str, per_frame: tuple[int, ...]) -> NDArray[
     for atoms in read:
         shape = per_frame or (len(atoms),)
         value = None if atoms.calc is None else atoms.calc.results.get(name)
-        there = value is not None and np.shape(value) == shape
-        rows.append(np.asarray(value, np.float64) if there else np.full(shape, np.nan))
+        try:
+            numbers = np.asarray(value, np.float64)
+        except (TypeError, ValueError, OverflowError):  # None, or what is no number
+            numbers = np.empty(0)
+        there = numbers.shape == shape
+        rows.append(numbers if there else np.full(shape, np.nan))
         some = some or there
     return (np.stack(rows) if per_frame else np.concatenate(rows)) if some else None
 

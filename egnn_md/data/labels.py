@@ -106,7 +106,7 @@ def stress_of(values: dict[str, Any], name: str | None) -> Array:
 def _numbers(given: Any, name: str | None, shapes: tuple[tuple[int, ...], ...]) -> Array:
     try:
         values = np.asarray(given, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name} is {str(given)[:40]!r}, no number") from None
     if values.shape not in shapes:
         raise ValueError(f"{name} has the shape {values.shape}, not {' or '.join(map(str, shapes))}")

@@ -73,5 +73,6 @@ def _npz(path: Path) -> Iterator[Item]:
             atoms.cell = data["cell"][k]
             atoms.pbc = data["pbc"][k] if "pbc" in data else data["cell"][k].any(1)
         if "charge" in data and data["charge"][k]:
-            atoms.info["charge"] = int(data["charge"][k])
+            charge = float(data["charge"][k])  # a whole number, or what the model or the teacher will not take
+            atoms.info["charge"] = int(charge) if charge.is_integer() else charge
         yield atoms

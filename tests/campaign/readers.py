@@ -207,6 +207,7 @@ def npz_files() -> list[Subject]:
         "gdb": np.array([1, 2]),
         "tag": np.array(["a", "b"]),
         "cell": np.zeros((2, 3, 3)),
+        "pbc": np.zeros((2, 3), bool),
         "charge": np.array([0.0, -1.0]),
         "multiplicity": np.ones(2),
         "charges": np.array([0.0, 0.1, -0.1, -0.8, -0.1, -0.1]),

@@ -223,6 +223,7 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("nm.npz", lambda path: written(path, positions=0.3 * arrays()["positions"]), "are positions in nm"),
     ("bohr.npz", lambda path: written(path, positions=2.5 * arrays()["positions"]), "are positions in Bohr"),
     ("word.extxyz", lambda path: labelled(path, 'energy="n/a"'), "frame 0: energy is 'n/a', no number"),
+    ("digits.json", lambda path: digits(path), "frame 0: energy is '1111111"),
     ("array.extxyz", lambda path: labelled(path, 'energy="1 2 3"'), r"frame 0: energy has the shape \(3,\)"),
     (
         "two.extxyz",
@@ -238,6 +239,14 @@ def with_nan(row: int, value: float = np.nan) -> np.ndarray:
     positions = arrays()["positions"]
     positions[row, 1] = value
     return positions
+
+
+def digits(path: Path) -> None:
+    """An energy that no float holds."""
+    atoms = Atoms("OH", [[0, 0, 0], [0, 0, 1]])
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.5)
+    ase.io.write(path, atoms)
+    path.write_text(path.read_text().replace("-1.5", "1" * 400))
 
 
 @pytest.mark.parametrize(("name", "make", "message"), BROKEN, ids=[name for name, _, _ in BROKEN])

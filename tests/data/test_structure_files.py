@@ -123,6 +123,8 @@ def test_charge_and_spin_are_heard(name: str, text: str, charge: int, multiplici
     (tmp_path / name).write_text(text)
     (atoms,) = read(tmp_path / name)
     assert (charge_of(atoms), multiplicity_of(atoms)) == (charge, multiplicity)
+    atoms.info = {"charge": 10**400, "spin": 10**400}
+    assert np.isnan([charge_of(atoms), multiplicity_of(atoms)]).all()
     ((_, structure),) = stream(tmp_path / name)
     assert not isinstance(structure, DataError)
     assert bool(structure.unfit) == (charge != 0 or multiplicity != 1)

@@ -168,6 +168,16 @@ def test_sources_read_the_same_from_npz(tmp_path: Path) -> None:
     assert second.positions[1].tolist() == [0, 0, 1]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("charge", [np.nan, np.inf, 0.6])
+def test_charges_of_an_npz_that_are_no_charges_stay_what_they_are(charge: float, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", n_atoms=[1], atomic_numbers=[8], positions=np.zeros((1, 3)), charge=[charge])
+    (found,) = read_items(tmp_path / "a.npz")
+    assert repr(found.info["charge"]) == repr(charge)  # type: ignore[union-attr]
+    np.savez(tmp_path / "a.npz", n_atoms=[1], atomic_numbers=[8], positions=np.zeros((1, 3)), pbc=[[1, 1]])
+    with pytest.raises(DataError, match="pbc"):
+        list(read_items(tmp_path / "a.npz"))
+
+
 def label(folder: Path, *words: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "egnn_md.cli", "label", "cheap_teachers:springs", "in.extxyz", "-o", "out.extxyz"]
     for option in ("log=calls", "seconds=0.02"):
