@@ -88,15 +88,15 @@ def predict(source: Path, options: Any) -> tuple[dict[str, Any], float]:
 
 
 def killed_and_resumed(source: Path, count: int, options: Any) -> bool:
-    """Whether the indices of an output are all of them, once, after SIGKILL and --resume."""
-    part = source.with_suffix(".csv.part")
+    """Whether the indices of an output are all of them, once, after SIGKILL and the same command again."""
+    parts = source.with_suffix(".csv.parts")
     source.with_suffix(".csv").unlink(missing_ok=True)
     process = subprocess.Popen(command(source, options), stdout=subprocess.DEVNULL)
-    while process.poll() is None and not (part.exists() and part.stat().st_size > 50_000):
+    while process.poll() is None and sum(part.stat().st_size for part in parts.glob("*.jsonl*")) < 50_000:
         time.sleep(0.02)
     process.kill()
     process.wait()
-    subprocess.run(command(source, options, "--resume"), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command(source, options), check=True, stdout=subprocess.DEVNULL)
     with source.with_suffix(".csv").open() as file:
         next(file)
         return [int(line.split(",", 1)[0]) for line in file] == list(range(count))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +73,80 @@ def test_md_takes_them_all_by_shards(capsys: pytest.CaptureFixture[str]) -> None
     assert np.ptp(energies) < 0.02
 
 
+def sizes_of_batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Fills with the number of structures of every batch that is made."""
+    from egnn_md.dynamics import batched, batched_relax, many
+
+    made: list[int] = []
+
+    class Counted(batched.Batch):
+        def __init__(self, model: Any, structures: Any, *rest: Any) -> None:
+            made.append(len(structures))
+            super().__init__(model, structures, *rest)
+
+    monkeypatch.setattr(many, "Batch", Counted)
+    monkeypatch.setattr(batched_relax, "Batch", Counted)
+    return made
+
+
+def test_a_number_of_structures_at_once_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sizes_of_batches(monkeypatch)
+    main(["relax", "many.xyz", "-o", "auto.extxyz"])
+    assert made[0] == 4  # all that the model knows
+    made.clear()
+    main(["relax", "many.xyz", "-o", "two.extxyz", "--batch", "2", "--chunk", "1"])
+    assert max(made) == 2  # a chunk holds a batch
+    for one, two in zip(ase.io.read("auto.extxyz", ":"), ase.io.read("two.extxyz", ":"), strict=True):
+        assert one.get_all_distances() == pytest.approx(two.get_all_distances(), abs=0.01)
+    made.clear()
+    main(["md", "many.xyz", "-o", "run", "--steps", "2", "--batch", "3"])
+    assert made == [3, 1]
+
+
+def test_auto_bounds_atoms_and_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of small cells a few structures have as many edges as many molecules, however few their atoms are."""
+    from egnn_md.dynamics import many
+
+    monkeypatch.setattr(many, "ATOMS_AT_ONCE", 9)
+    made = sizes_of_batches(monkeypatch)
+    main(["md", "many.xyz", "-o", "run", "--steps", "1"])
+    assert made == [2, 1, 1]  # of 3 + 5, 6 and 4 atoms
+    water = molecule("H2O")
+    water.cell, water.pbc = [3.2, 3.2, 3.2], True
+    ase.io.write("crystals.extxyz", [water] * 6)
+    made.clear()
+    monkeypatch.setattr("egnn_md.dynamics.batched_relax.PAIRS_AT_ONCE", 600)
+    main(["relax", "crystals.extxyz", "-o", "relaxed.extxyz", "--steps", "1"])
+    assert max(made) == 2  # some 250 edges each, where 3 atoms have 9 pairs
+
+
+def test_workers_shards_and_a_kill_give_the_output_of_one_process() -> None:
+    """SIGKILL to a run with two workers; the same command goes on."""
+    rng = np.random.default_rng(1)
+    frames = []
+    for _ in range(24):
+        frames.append(molecule("CH3CH2OH"))
+        frames[-1].positions += 0.1 * rng.normal(size=(9, 3))
+    ase.io.write("more.xyz", frames)
+    words = ["more.xyz", "--dtype", "float64", "--chunk", "2"]
+    main(["relax", *words, "-o", "one.extxyz"])
+    command = [sys.executable, "-m", "egnn_md.cli", "relax", *words, "-o", "killed.extxyz"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, "--workers", "2"], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(Path("killed.extxyz.parts").glob("*.jsonl")):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not Path("killed.extxyz").exists()
+    assert subprocess.run(command, env=environment, stderr=subprocess.DEVNULL).returncode == 0
+    for k in (2, 3, 1):
+        main(["relax", *words, "-o", "shards.extxyz", "--shard", f"{k}/3"])
+    one = Path("one.extxyz").read_text()
+    assert one == Path("killed.extxyz").read_text() == Path("shards.extxyz").read_text()
+    assert Path("one.extxyz.csv").read_text() == Path("killed.extxyz.csv").read_text()
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -77,7 +155,12 @@ def test_md_takes_them_all_by_shards(capsys: pytest.CaptureFixture[str]) -> None
         ["relax", "many.xyz", "--shard", "3/2"],
         ["relax", "many.xyz", "--workers", "0"],
         ["relax", "many.xyz", "--executor", "slurm"],
+        ["relax", "many.xyz", "--executor", "parsl"],
+        ["relax", "many.xyz", "--batch", "many"],
+        ["relax", "many.xyz", "--chunk", "0"],
         ["relax", "many.xyz", "--fmax", "0"],
+        ["md", "many.xyz", "--batch", "0"],
+        ["md", "many.xyz", "--shard", "0/2"],
         ["md", "many.xyz", "--ensemble", "npt"],
         ["md", "many.xyz", "--format", "dcd"],
         ["label", "gfn2-xtb", "many.xyz", "-o", "labels.csv"],
@@ -85,8 +168,12 @@ def test_md_takes_them_all_by_shards(capsys: pytest.CaptureFixture[str]) -> None
         ["label", "gfn2-xtb", "nowhere.xyz", "-o", "labels.extxyz"],
     ],
 )
-def test_mistakes_give_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_give_one_line(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "parsl.executors", None)  # as if it were not installed
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert not list(Path().glob("*.parts"))

@@ -129,13 +129,14 @@ def structures_of(structures: Any) -> tuple[list[Structure], bool]:
     return [structure_of(atoms) for atoms in structures], False
 
 
-def batches(molecules: Iterable[Structure]) -> Iterator[list[Structure]]:
-    """Neighbours in the sequence, as many at once as `PAIRS_AT_ONCE` allows; never fewer than one."""
+def batches(molecules: Iterable[Structure], at_once: int | None = None) -> Iterator[list[Structure]]:
+    """Neighbours in the sequence, `at_once` of them, or as many as `PAIRS_AT_ONCE` allows; never fewer than one."""
     batch: list[Structure] = []
     largest = 0
     for molecule in molecules:
         size = max(largest, len(molecule.atomic_numbers))
-        if batch and (len(batch) + 1) * size**2 > PAIRS_AT_ONCE:
+        full = len(batch) == at_once if at_once else (len(batch) + 1) * size**2 > PAIRS_AT_ONCE
+        if batch and full:
             yield batch
             batch, size = [], len(molecule.atomic_numbers)
         batch.append(molecule)

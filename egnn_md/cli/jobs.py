@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from egnn_md.cli.options import check_device, parse_dtype, set_threads
-from egnn_md.cli.outcome import Outcome, UserError, progress_bar
+from egnn_md.cli.options import check_device, parse_dtype
+from egnn_md.cli.outcome import Outcome, UserError, positive, progress_bar
 
 if TYPE_CHECKING:
     from egnn_md.dynamics.many import ModelSpec
@@ -24,6 +24,36 @@ Executor = Annotated[
     str,
     typer.Option("--executor", help="process, dask, dask:ADDRESS, parsl, executorlib, or module:callable of your own."),
 ]
+Batch = Annotated[
+    str,
+    typer.Option(
+        "--batch",
+        metavar="auto|N",
+        help="Structures in one call: auto bounds their atoms and pairs (best on a CPU); a number is taken as it is.",
+    ),
+]
+
+
+def chunk_size(chunk: int, at_once: int | None) -> int:
+    """A chunk holds at least one batch. Raises UserError."""
+    positive("chunk", chunk)
+    return max(chunk, at_once or 1)
+
+
+NEEDED = {
+    "potential": "this needs a potential, which has forces",
+    "property": "predict needs a model of properties, such as qm9",
+}
+"""By kind of model: what to say to those who give another."""
+
+
+def parse_batch(text: str) -> int | None:
+    """'auto' -> None, '64' -> 64. Raises UserError."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--batch is auto or a number of structures, at least 1, not {text!r}")
+    return int(text)
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
@@ -58,17 +88,16 @@ def several(structure: str) -> bool:
         return False
 
 
-def model_spec(model: str, device: str, dtype: str, threads: int | None) -> ModelSpec:
-    """A potential for workers. Raises UserError for bad options, CheckpointError for the model."""
-    set_threads(threads)
+def model_spec(model: str, device: str, dtype: str, kind: str = "potential", option: str = "") -> ModelSpec:
+    """A model for workers. Raises UserError for bad options and for another kind, CheckpointError for the model."""
     parse_dtype(dtype)
     check_device(device)
     from egnn_md.checkpoint import read_header, resolve, shipped_models
     from egnn_md.dynamics.many import ModelSpec
 
-    kind = read_header(model).get("kind")
-    if kind != "potential":
-        raise UserError(f"{model} is a model of kind {kind!r}; this needs a potential")
+    found = read_header(model).get("kind")
+    if found != kind:
+        raise UserError(f"{option}{model} is a model of kind {found!r}; {NEEDED[kind]}")
     place = model if model in shipped_models() else str(resolve(model).resolve())
     return ModelSpec(place, device, dtype)
 
@@ -94,10 +123,9 @@ def run_job(
     from egnn_md.jobs.source import read_items
     from egnn_md.report.jobs import job_page
 
-    items = read_items(file)
-    what = {**work, "input": fingerprint(file)}
-    job = Job(output, worker, what, size=size, shard=parse_shard(shard), overwrite=overwrite)
-    with progress_bar(text) as progress, make_executor(executor, workers) as pool:
+    items, part = read_items(file), parse_shard(shard)
+    with make_executor(executor, workers) as pool, progress_bar(text) as progress:  # refused before files are written
+        job = Job(output, worker, {**work, "input": fingerprint(file)}, size=size, shard=part, overwrite=overwrite)
         counts = job.run(items, pool, workers, progress)
     values = {"output": str(output), "n": counts.done, "n_failed": counts.failed, "finished": counts.finished}
     page = output.with_name("report.html" if work["verb"] == "md" else f"{output.stem}-report.html")

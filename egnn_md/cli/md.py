@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from egnn_md.cli.jobs import Executor, Shard, Workers, model_spec, run_job, several
+from egnn_md.cli.jobs import Batch, Executor, Shard, Workers, chunk_size, model_spec, parse_batch, run_job, several
 from egnn_md.cli.options import Json, Overwrite, Threads, make_calculator, set_threads
 from egnn_md.cli.outcome import Outcome, UserError, say, shows_progress, verb
 
@@ -77,6 +77,7 @@ def md(
     shard: Shard = None,
     executor: Executor = "process",
     chunk: Annotated[int, Setting(help="Of many: structures handed to a worker at once.")] = 64,
+    batch: Batch = "auto",
     threads: Threads = None,
     as_json: Json = False,
 ) -> Outcome:
@@ -119,9 +120,12 @@ def md(
         folder = _folder_to_resume(structure, output, overwrite)
         prepare = _resume(structure, folder, settings, machine, threads, compile)
     elif structure is not None and several(structure):
-        spec = model_spec(model or "organic-xtb", device or "cpu", dtype or "float32", threads)
-        pool = {"workers": workers, "shard": shard, "executor": executor, "size": chunk, "overwrite": overwrite}
-        return _many(Path(structure), output or Path("run"), spec, settings, pool, as_json)
+        set_threads(threads)
+        spec = model_spec(model or "organic-xtb", device or "cpu", dtype or "float32")
+        at_once = parse_batch(batch)
+        pool = {"workers": workers, "shard": shard, "executor": executor, "overwrite": overwrite}
+        pool["size"] = chunk_size(chunk, at_once)
+        return _many(Path(structure), output or Path("run"), spec, settings, at_once, pool, as_json)
     elif structure is None:
         raise UserError("give a structure: a file that ase reads, or a molecule's name such as CH3CH2OH")
     else:
@@ -131,7 +135,13 @@ def md(
 
 
 def _many(
-    file: Path, folder: Path, spec: ModelSpec, given: dict[str, Any], pool: dict[str, Any], as_json: bool
+    file: Path,
+    folder: Path,
+    spec: ModelSpec,
+    given: dict[str, Any],
+    at_once: int | None,
+    pool: dict[str, Any],
+    as_json: bool,
 ) -> Outcome:
     from egnn_md.dynamics.many import MDWorker, check_settings
     from egnn_md.dynamics.settings import MDSettings
@@ -141,9 +151,9 @@ def _many(
     settings = MDSettings(**{"seed": 0, **given, "format": "extxyz"})
     check_settings(settings)
     folder.mkdir(parents=True, exist_ok=True)
-    work = {"verb": "md", "dtype": spec.dtype, **settings.to_dict()}
+    work = {"verb": "md", "dtype": spec.dtype, **settings.to_dict(), **({"batch": at_once} if at_once else {})}
     work |= {"model_sha256": identity(spec.model)["model_sha256"]}
-    target, worker = folder / "trajectory.extxyz", MDWorker(spec, settings)
+    target, worker = folder / "trajectory.extxyz", MDWorker(spec, settings, at_once)
     return run_job(file, target, worker, work, text="simulating", as_json=as_json, **pool)
 
 

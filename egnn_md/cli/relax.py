@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from egnn_md.cli.jobs import Executor, Shard, Workers, model_spec, run_job, several
+from egnn_md.cli.jobs import Batch, Executor, Shard, Workers, chunk_size, model_spec, parse_batch, run_job, several
 from egnn_md.cli.options import Json, Overwrite, Threads, make_calculator, set_threads
 from egnn_md.cli.outcome import Outcome, UserError, say, shows_progress, verb
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from egnn_md.dynamics.bond_changes import BondChanges
-    from egnn_md.dynamics.many import ModelSpec
+    from egnn_md.dynamics.many import RelaxWorker
     from egnn_md.dynamics.relax import Relaxation
 
 
@@ -46,6 +46,7 @@ def relax(
     shard: Shard = None,
     executor: Executor = "process",
     chunk: Annotated[int, typer.Option(help="Of many: structures handed to a worker at once.")] = 256,
+    batch: Batch = "auto",
     threads: Threads = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -61,6 +62,7 @@ def relax(
     """
     from egnn_md.dynamics import relax as engine
     from egnn_md.dynamics.bond_changes import bond_changes
+    from egnn_md.dynamics.many import RelaxWorker
     from egnn_md.dynamics.starting_structures import read_structure
     from egnn_md.evaluation.figures import without_failing
     from egnn_md.report.relaxations import Way, relaxation_page
@@ -70,9 +72,12 @@ def relax(
         if cell or optimizer != "auto":
             raise UserError("--cell and --optimizer are for one structure: FILE@0 takes the first")
         target = output or Path(f"{Path(structure).stem}-relaxed.extxyz")
-        spec = model_spec(model, device, dtype or "float32", threads)
-        options = {"workers": workers, "shard": shard, "executor": executor, "size": chunk, "overwrite": overwrite}
-        return _many(Path(structure), target, spec, fmax, steps, options, as_json)
+        set_threads(threads)
+        spec = model_spec(model, device, dtype or "float32")
+        at_once = parse_batch(batch)
+        options = {"workers": workers, "shard": shard, "executor": executor, "overwrite": overwrite}
+        options["size"] = chunk_size(chunk, at_once)
+        return _many(Path(structure), target, RelaxWorker(spec, fmax, steps, at_once), options, as_json)
     target = output or Path(f"{Path(structure.rsplit('@', 1)[0]).stem}-relaxed.extxyz")
     file_format = _output_format(target, overwrite)
     set_threads(threads)
@@ -102,19 +107,17 @@ def relax(
     return Outcome(values, lambda: _show(result, changes, target, page if drawn else None), as_json, code)
 
 
-def _many(
-    file: Path, target: Path, spec: ModelSpec, fmax: float, steps: int, options: dict[str, Any], as_json: bool
-) -> Outcome:
+def _many(file: Path, target: Path, worker: RelaxWorker, options: dict[str, Any], as_json: bool) -> Outcome:
     from egnn_md.cli.md import identity
-    from egnn_md.dynamics.many import RelaxWorker
 
+    fmax, steps, spec = worker.fmax, worker.steps, worker.spec
     if not fmax > 0 or steps < 0:
         raise UserError(f"--fmax must be above 0 eV/Å and --steps not negative, not {fmax} and {steps}")
     if target.suffix not in (".xyz", ".extxyz"):
         raise UserError(f"-o {target}: many structures are written as .extxyz")
     work = {"verb": "relax", "fmax": fmax, "steps": steps, "dtype": spec.dtype}
     work |= {"model_sha256": identity(spec.model)["model_sha256"]}
-    return run_job(file, target, RelaxWorker(spec, fmax, steps), work, text="relaxing", as_json=as_json, **options)
+    return run_job(file, target, worker, work, text="relaxing", as_json=as_json, **options)
 
 
 def _output_format(path: Path, overwrite: bool) -> str:

@@ -14,7 +14,8 @@ from typer.models import OptionInfo
 PANELS: Final[dict[str, tuple[str, ...]]] = {
     # what a group is called: options that go there unless they say otherwise; the others stay above
     "Files and runs": ("output", "format", "resume", "overwrite", "interval", "state_interval", "data"),
-    "Machine": ("device", "devices", "nodes", "dtype", "threads", "compile", "workers", "batch_size"),
+    "Machine": ("device", "devices", "nodes", "dtype", "threads", "compile", "batch_size"),
+    "Many structures": ("workers", "shard", "executor", "chunk", "batch"),
     "What is said": ("as_json", "quiet"),
 }
 PANEL_OF: Final = {name: panel for panel, names in PANELS.items() for name in names}

@@ -28,15 +28,16 @@ def stream(path: str | Path, start: int = 0) -> Iterator[Item]:
     """
     path = Path(path)
     if path.suffix.lower() != ".npz" or not path.is_file() or path.stat().st_size == 0:
-        return ((index, _structure(item)) for index, item in read_structures(path, start))
+        return ((index, as_structure(item)) for index, item in read_structures(path, start))
     return _stream_npz(path, start)
 
 
-def _structure(item: Any) -> Structure | DataError:
+def as_structure(item: Any) -> Structure | DataError:
+    """Of what a reader gave: a `Plain`, an `ase.Atoms`, or what is wrong with it."""
     if isinstance(item, Plain):
         unfit = unfit_of(False, item.charge, item.multiplicity)
         return Structure(item.numbers, item.positions, unfit, item.name, item.smiles)
-    return item if isinstance(item, DataError) else structure_of(item)
+    return item if isinstance(item, DataError | Structure) else structure_of(item)
 
 
 def _stream_npz(path: Path, start: int) -> Iterator[Item]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from egnn_md.distill.teacher import Calculate, Teacher
 from egnn_md.jobs.chunks import Answer, Emit
+from egnn_md.jobs.source import as_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -29,6 +30,7 @@ class LabelWorker:
     max_force: float = LARGEST_FORCE
     """eV/Å: labels with a larger one are set aside."""
     columns = ("energy", "max_force", "seconds")
+    read = staticmethod(as_atoms)
 
     def open(self) -> Callable[[list[tuple[int, Atoms]], Emit], None]:
         """Load the teacher."""

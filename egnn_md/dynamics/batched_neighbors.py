@@ -5,6 +5,7 @@ Small isolated molecules keep all their pairs and never need a new list. Lengths
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 
 FEW_PAIRS: Final = 40_000
 """Of isolated molecules of any size: filtering so many is less work than finding which are near."""
+DENSEST: Final = 0.1
+"""Atoms in an Å³ of a molecule or a liquid, about."""
+
+
+def expected_edges(atoms: Atoms, reach: float) -> float:
+    """About how many edges the structure has within `reach` Å; more rather than fewer."""
+    n, sphere = len(atoms), 4.0 / 3.0 * math.pi * reach**3
+    if not atoms.pbc.any():
+        return n * min(n - 1.0, DENSEST * sphere)
+    density = n / atoms.get_volume() if atoms.pbc.all() else 0.0
+    return n * sphere * max(density, DENSEST)
 
 
 class BatchedNeighbors:

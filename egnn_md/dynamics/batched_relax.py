@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, takewhile
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from egnn_md.chemistry.elements import COVALENT_RADII
 from egnn_md.dynamics.batched import Batch
+from egnn_md.dynamics.batched_neighbors import expected_edges
 from egnn_md.dynamics.model_hessian import model_hessian
 from egnn_md.models.potential import Potential
+from egnn_md.neighbors.lists import DEFAULT_SKIN
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 LARGEST: Final = 150
 """Atoms: the dense Hessian of more costs more than it saves, and one call on them is no overhead; see `relax.py`."""
 PAIRS_AT_ONCE: Final = 16_000
-"""Of a batch, padded to its largest structure."""
+"""Of a batch, padded to its largest structure; edges, where cells are so small that these are more."""
 FIRST_TRUST, LONGEST_MOVE, SHORTEST_MOVE = 0.15, 0.3, 0.002
 """Å, of one atom in one step."""
 STEEP: Final = 70.0
@@ -59,14 +62,15 @@ class Relaxed:
 
 @torch.no_grad()
 def relax_batched(
-    model: Potential, structures: Sequence[Atoms], fmax: float = 0.01, steps: int = 500
+    model: Potential, structures: Sequence[Atoms], fmax: float = 0.01, steps: int = 500, at_once: int | None = None
 ) -> Iterator[tuple[int, Relaxed]]:
     """Each structure's place and end, in the order in which they arrive, until no force exceeds `fmax` eV/Å.
 
-    Structures of at most `LARGEST` atoms; cells stay as they are. Raises UnsupportedElement.
+    Structures of at most `LARGEST` atoms; cells stay as they are. `at_once`: how many share a force call; None: as many
+    as `PAIRS_AT_ONCE` allows. Raises UnsupportedElement.
     """
     waiting = sorted(range(len(structures)), key=lambda k: len(structures[k]))  # taken from the end
-    moving = _Moving(model)
+    moving = _Moving(model, at_once)
     while True:
         ended = moving.ended(fmax, steps)
         for row in ended.nonzero().squeeze(1).tolist():
@@ -83,8 +87,8 @@ def relax_batched(
 class _Moving:
     """The structures under way. Tensors have a row for each, padded to `largest` atoms."""
 
-    def __init__(self, model: Potential) -> None:
-        self.model, self.largest = model, 1
+    def __init__(self, model: Potential, at_once: int | None) -> None:
+        self.model, self.at_once, self.largest = model, at_once, 1
         self.structures: list[Atoms] = []
         self.places: list[int] = []
         self.going = torch.zeros(0, dtype=torch.bool)
@@ -106,7 +110,7 @@ class _Moving:
         n = 3 * self.largest
         self.rows |= {name: self.rows[name][:, :n] for name in ("x", "forces")}
         self.rows["inverse"] = self.rows["inverse"][:, :n, :n]
-        room = max(1, PAIRS_AT_ONCE // self.largest**2) - len(self.structures)
+        room = self._room(structures[k] for k in reversed(waiting))
         places = [waiting.pop() for _ in range(min(room, len(waiting)))]
         fresh = [structures[k] for k in places]
         self.structures, self.places = self.structures + fresh, self.places + places
@@ -118,6 +122,20 @@ class _Moving:
         kept = self.rows if len(self.going) else {name: values[:0] for name, values in begun.items()}
         self.rows = {name: torch.cat([kept[name], values]) for name, values in begun.items()}
         self.going = torch.cat([self.going, torch.ones(len(fresh), dtype=torch.bool)])
+
+    def _room(self, waiting: Iterator[Atoms]) -> int:
+        """How many of those that wait, from the first, go with those under way."""
+        if self.at_once is not None:
+            return self.at_once - len(self.structures)
+        pairs = accumulate(self._pairs(atoms) for atoms in chain(self.structures, waiting))
+        fitting = sum(1 for _ in takewhile(lambda pairs: pairs <= PAIRS_AT_ONCE, pairs))
+        return max(fitting, 1) - len(self.structures)
+
+    def _pairs(self, atoms: Atoms) -> float:
+        padded = float(self.largest**2)
+        if not atoms.pbc.any():
+            return padded
+        return max(padded, expected_edges(atoms, self.model.config.cutoff + DEFAULT_SKIN))
 
     def _begin(self, fresh: Sequence[Atoms]) -> dict[str, Tensor]:
         """Rows at rest, whose first step goes nowhere and finds their energies and forces."""

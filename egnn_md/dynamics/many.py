@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,13 +14,16 @@ from egnn_md.chemistry.elements import UnsupportedElement
 from egnn_md.chemistry.structures import NEUTRAL, charge_of, multiplicity_of, said_charge
 from egnn_md.compiled.forces import use_compiled
 from egnn_md.dynamics.batched import Batch, State, Thermostat, run
+from egnn_md.dynamics.batched_neighbors import expected_edges
 from egnn_md.dynamics.batched_relax import LARGEST, relax_batched
 from egnn_md.dynamics.relax import no_chemistry
 from egnn_md.dynamics.settings import MDSettings, SettingsError
 from egnn_md.dynamics.starting_structures import StructureError, check_structure
 from egnn_md.jobs.chunks import Answer, Emit
+from egnn_md.jobs.source import as_atoms
 from egnn_md.models.potential import Potential
 from egnn_md.neighbors import GraphBuilder
+from egnn_md.neighbors.lists import DEFAULT_SKIN
 from egnn_md.predict import ChargeError, check_total
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 ATOMS_AT_ONCE: Final = 500
 """Of a batch of molecular dynamics: more gain nothing on a CPU."""
+EDGES_AT_ONCE: Final = 60_000
+"""Of the same: dense crystals reach this first. It bounds the memory."""
 Numbered = list[tuple[int, "Atoms"]]
 
 
@@ -90,7 +95,10 @@ class RelaxWorker:
     fmax: float
     """eV/Å."""
     steps: int
+    at_once: int | None = None
+    """Structures in a force call; None: see `relax_batched`."""
     columns = ("steps", "energy_start", "energy", "fmax", "extrapolation")
+    read = staticmethod(as_atoms)
 
     def open(self) -> Callable[[Numbered, Emit], None]:
         """Load the model."""
@@ -98,7 +106,8 @@ class RelaxWorker:
 
         def work(structures: Numbered, emit: Emit) -> None:
             sound = _sound(model, structures, emit, LARGEST)
-            for place, end in relax_batched(model, [atoms for _, atoms in sound], self.fmax, self.steps):
+            all_of_them = [atoms for _, atoms in sound]
+            for place, end in relax_batched(model, all_of_them, self.fmax, self.steps, self.at_once):
                 index, atoms = sound[place]
                 row: dict[str, Any] = {name: getattr(end, name) for name in self.columns}
                 if not np.isfinite(end.fmax):
@@ -119,7 +128,10 @@ class MDWorker:
 
     spec: ModelSpec
     settings: MDSettings
+    at_once: int | None = None
+    """Structures in a force call; None: as `ATOMS_AT_ONCE` and `EDGES_AT_ONCE` allow."""
     columns = ("steps", "energy_start", "energy", "mean_temperature_K", "drift_meV_per_atom_per_ps", "extrapolation")
+    read = staticmethod(as_atoms)
 
     def open(self) -> Callable[[Numbered, Emit], None]:
         """Load the model."""
@@ -128,12 +140,18 @@ class MDWorker:
         def work(structures: Numbered, emit: Emit) -> None:
             sound = _sound(model, structures, emit)
             while sound:
-                n_atoms = np.cumsum([len(atoms) for _, atoms in sound])
-                taken = max(1, int((n_atoms <= ATOMS_AT_ONCE).sum()))
+                taken = self.at_once or _fitting([atoms for _, atoms in sound], model.config.cutoff)
                 _simulate(model, sound[:taken], self.settings, emit)
                 sound = sound[taken:]
 
         return work
+
+
+def _fitting(structures: Sequence[Atoms], cutoff: float) -> int:
+    """How many of them, from the first, are one batch: at least one."""
+    n_atoms = np.cumsum([len(atoms) for atoms in structures])
+    n_edges = np.cumsum([expected_edges(atoms, cutoff + DEFAULT_SKIN) for atoms in structures])
+    return max(1, int(((n_atoms <= ATOMS_AT_ONCE) & (n_edges <= EDGES_AT_ONCE)).sum()))
 
 
 def _sound(model: Potential, structures: Numbered, emit: Emit, largest: int | None = None) -> Numbered:

@@ -34,8 +34,9 @@ class AtMinimum:
 class RelaxFirst:
     """Relaxes isolated molecules in batches, until no force exceeds `fmax` eV/Å or `steps` are done."""
 
-    def __init__(self, potential: Potential, fmax: float, steps: int) -> None:
-        self.potential, self.fmax, self.steps = potential, fmax, steps
+    def __init__(self, potential: Potential, fmax: float, steps: int, at_once: int | None = None) -> None:
+        """`at_once`: see `relax_batched`."""
+        self.potential, self.fmax, self.steps, self.at_once = potential, fmax, steps, at_once
 
     def problem(self, structure: Structure) -> ValueError | None:
         """Why a structure cannot be relaxed; None if it can."""
@@ -49,7 +50,7 @@ class RelaxFirst:
         from ase import Atoms
 
         starts = [Atoms(structure.atomic_numbers, structure.positions) for structure in structures]
-        ends = dict(relax_batched(self.potential, starts, self.fmax, self.steps))
+        ends = dict(relax_batched(self.potential, starts, self.fmax, self.steps, self.at_once))
         for k, structure in enumerate(structures):
             yield self._answer(structure, starts[k], ends[k])
 

@@ -2,8 +2,8 @@
 
 A chunk is so many structures of the source, one after another. Its part-file in NAME.parts grows by a line for each
 structure as it is done, and takes its final name when the chunk is whole: going on is looking at what is there. When
-all chunks are, they become NAME (the structures, in the source's order) and NAME.csv (a line for each, the failed ones
-with their reason).
+all chunks are, they become NAME, in the source's order: a table with a row for each, or structures, and NAME.csv beside
+them with a line for each, the failed ones with their reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from egnn_md.jobs.source import Item, as_atoms
+from egnn_md.jobs.source import Item
 from egnn_md.storage import Hold, read_json, refuse_links, write_json, write_whole
 
 if TYPE_CHECKING:
@@ -43,12 +43,14 @@ class Answer:
     frames: Sequence[Atoms]
     """For the output: one, or those of a trajectory; none if it failed."""
     row: Mapping[str, Any] = field(default_factory=dict)
-    """Its line of the table, by column; "reason" says why it failed."""
+    """Its line of the table, by column; "reason" is there if it failed, and says why."""
+    text: str = ""
+    """For the output in place of frames: its row, where the output is a table."""
 
     @staticmethod
-    def failed(reason: str, **row: Any) -> Answer:
+    def failed(reason: str, text: str = "", **row: Any) -> Answer:
         """No frame, but a reason."""
-        return Answer((), {**row, "reason": " ".join(reason.split())})
+        return Answer((), {**row, "reason": " ".join(reason.split())}, text)
 
 
 Emit = Callable[[int, Answer], None]
@@ -62,8 +64,13 @@ class Worker(Protocol):
         """Of the table, after "index" and "status", before "reason"."""
         ...
 
-    def open(self) -> Callable[[list[tuple[int, Atoms]], Emit], None]:
-        """Load what it needs, once in each process. The function calls `emit` for each (place, structure)."""
+    @property
+    def read(self) -> Callable[[Item], Any]:
+        """What it takes of an item, such as `as_atoms`; a ValueError is the item's answer."""
+        ...
+
+    def open(self) -> Callable[[list[tuple[int, Any]], Emit], None]:
+        """Load what it needs, once in each process. The function calls `emit` for each (place, what was read)."""
         ...
 
 
@@ -81,7 +88,8 @@ class Job:
     """One source's way through a worker into `output`.
 
     `work`: what identifies the work (JSON values); what is there of other work is refused. `shard` (i, n): do each
-    n-th chunk, from the i-th, 1 <= i <= n, as one job of an array.
+    n-th chunk, from the i-th, 1 <= i <= n, as one job of an array. `head`: first line of an output that is a table
+    itself and has none beside it. `note` is called with each record of the finished output: "index", "failed", "row".
     """
 
     def __init__(
@@ -93,6 +101,8 @@ class Job:
         size: int,
         shard: tuple[int, int] = (1, 1),
         overwrite: bool = False,
+        head: str | None = None,
+        note: Callable[[Mapping[str, Any]], None] = lambda record: None,
     ) -> None:
         if size < 1:
             raise JobError(f"a chunk has at least 1 structure, not {size}")
@@ -102,22 +112,24 @@ class Job:
             raise JobError(f"the folder of {output} does not exist")
         self.output, self.table = output, output.with_name(output.name + ".csv")
         self.parts = output.with_name(output.name + ".parts")
-        self.worker, self.size, self.shard = worker, size, shard
+        self.worker, self.size, self.shard, self.head, self.note = worker, size, shard, head, note
         work = json.loads(json.dumps({**work, "chunk": size}))
+        refuse_links((self.parts,))
         if overwrite and shard == (1, 1):
+            for lock in self.parts.glob(".shard-*.lock"):  # raises StorageError where a process is at work
+                Hold(self.parts / lock.name.removeprefix(".").removesuffix(".lock")).release()
             shutil.rmtree(self.parts, ignore_errors=True)
         elif output.exists() and not overwrite:
             raise JobError(f"{output} exists: --overwrite replaces it, -o names another")
-        refuse_links((self.parts,))
         self.parts.mkdir(exist_ok=True)
         refuse_links(self.parts.iterdir())
         self._claim(work)
 
     def _claim(self, work: dict[str, Any]) -> None:
-        note = self.parts / "work.json"
-        if not note.exists():
-            write_json(note, work)
-        elif read_json(note) != work:
+        begun = self.parts / "work.json"
+        if not begun.exists():
+            write_json(begun, work)
+        elif read_json(begun) != work:
             raise JobError(
                 f"{self.parts} was begun with another input, model, teacher or option: repeat its own, "
                 "or --overwrite begins anew"
@@ -188,23 +200,31 @@ class Job:
             yield
 
     def _merge(self, n_chunks: int) -> Counts:
-        columns, done, failed = ["index", "status", *self.worker.columns, "reason"], 0, 0
-        with (
-            write_whole(self.output) as frames,
-            write_whole(self.table) as rows,
-            frames.open("w") as out,
-            rows.open("w", newline="") as table,
-        ):
-            writer = csv.DictWriter(table, columns, restval="")
-            writer.writeheader()
+        done = failed = 0
+        with contextlib.ExitStack() as files:
+            out = files.enter_context(files.enter_context(write_whole(self.output)).open("w", encoding="utf-8"))
+            line = self._lines_beside(files)
+            out.write(self.head or "")
             for k in range(n_chunks):
                 for record in sorted(_records(self._part(k)), key=lambda record: record["index"]):
                     out.write(record["frames"])
+                    line(record)
+                    self.note(record)
                     failed, done = failed + record["failed"], done + (not record["failed"])
-                    status = "failed" if record["failed"] else "ok"
-                    writer.writerow({"status": status, **record["row"], "index": record["index"]})
         shutil.rmtree(self.parts)
         return Counts(done, failed, True)
+
+    def _lines_beside(self, files: contextlib.ExitStack) -> Callable[[dict[str, Any]], object]:
+        """What writes a record's line of NAME.csv."""
+        if self.head is not None:
+            return lambda record: None
+        file = files.enter_context(files.enter_context(write_whole(self.table)).open("w", newline="", encoding="utf-8"))
+        writer = csv.DictWriter(file, ["index", "status", *self.worker.columns, "reason"], restval="")
+        writer.writeheader()
+        status = {False: "ok", True: "failed"}
+        return lambda record: writer.writerow(
+            {"status": status[record["failed"]], **record["row"], "index": record["index"]}
+        )
 
 
 def _collect(waiting: set[Future[int]]) -> int:
@@ -225,7 +245,7 @@ def _collect(waiting: set[Future[int]]) -> int:
     return total
 
 
-_opened: dict[Worker, Callable[[list[tuple[int, Atoms]], Emit], None]] = {}
+_opened: dict[Worker, Callable[[list[tuple[int, Any]], Emit], None]] = {}
 """In a worker process: what its worker has loaded. One at a time."""
 
 
@@ -241,12 +261,8 @@ def _do(worker: Worker, part: str, first: int, chunk: Sequence[Item]) -> int:
         known = _mend(unfinished)
 
         def emit(index: int, answer: Answer) -> None:
-            text = io.StringIO()
-            if answer.frames:
-                import ase.io
-
-                ase.io.write(text, list(answer.frames), format="extxyz")
-            record = {"index": index, "failed": not answer.frames, "row": dict(answer.row), "frames": text.getvalue()}
+            text = answer.text if answer.text else _as_text(answer.frames)
+            record = {"index": index, "failed": "reason" in answer.row, "row": dict(answer.row), "frames": text}
             file.write(json.dumps(record) + "\n")
             file.flush()
 
@@ -254,7 +270,7 @@ def _do(worker: Worker, part: str, first: int, chunk: Sequence[Item]) -> int:
         for index, item in enumerate(chunk, first):
             if index not in known:
                 try:
-                    structures.append((index, as_atoms(item)))
+                    structures.append((index, worker.read(item)))
                 except ValueError as error:
                     emit(index, Answer.failed(str(error)))
         if structures:
@@ -265,6 +281,16 @@ def _do(worker: Worker, part: str, first: int, chunk: Sequence[Item]) -> int:
             raise JobError(f"{path}: {len(chunk) - len(found)} structures of the chunk got no answer")
         os.replace(unfinished, path)
     return len(chunk)
+
+
+def _as_text(frames: Sequence[Atoms]) -> str:
+    """As extxyz."""
+    text = io.StringIO()
+    if frames:
+        import ase.io
+
+        ase.io.write(text, list(frames), format="extxyz")
+    return text.getvalue()
 
 
 @contextlib.contextmanager
@@ -302,5 +328,5 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             except (ValueError, KeyError, TypeError, RecursionError):
                 sound = False
             if not sound:
-                raise JobError(f"{path} is damaged: --overwrite begins anew")
+                raise JobError(f"{path} is damaged: remove it and go on, or --overwrite begins anew")
             yield record

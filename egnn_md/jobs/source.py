@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
 from egnn_md.data.checks import check_arrays
 from egnn_md.data.reading import DataError, read_npz
+from egnn_md.data.stream import as_structure as as_molecule
+from egnn_md.data.stream import stream
 from egnn_md.data.structure_files import as_atoms as as_ase_atoms
 from egnn_md.data.structure_files import parse_xyz, read_structures, xyz_blocks
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-Item: TypeAlias = "str | Atoms | DataError"
-"""One structure: a frame of an (ext)xyz file as it stands there, atoms, or why it cannot be read."""
+    from egnn_md.chemistry.structures import Structure
+
+Item: TypeAlias = "str | Atoms | Structure | DataError"
+"""One structure: a frame of an (ext)xyz file as it stands there, atoms, a molecule, or why it cannot be read."""
+
+
+XYZ: Final = (".xyz", ".extxyz")
+
+
+def read_molecules(path: Path) -> Iterator[Item]:
+    """The structures of a file as `read_items`, for `as_structure`: names are kept, cells and labels are not."""
+    if path.is_file() and path.stat().st_size and path.suffix.lower() in XYZ:
+        return _xyz(path)
+    return (item for _, item in stream(path))
 
 
 def read_items(path: Path) -> Iterator[Item]:
@@ -33,7 +48,7 @@ def read_items(path: Path) -> Iterator[Item]:
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return _npz(path)
-    if suffix in (".xyz", ".extxyz"):
+    if suffix in XYZ:
         return _xyz(path)
     return (as_ase_atoms(item) for _, item in read_structures(path))
 
@@ -45,10 +60,7 @@ def holds_several(path: Path) -> bool:
 
 def as_atoms(item: Item) -> Atoms:
     """The structure, without labels. Raises ValueError if it cannot be read."""
-    found: Any = item
-    if isinstance(item, str):
-        count, *block = item.splitlines(keepends=True)
-        found = parse_xyz(int(count), block)
+    found = _parsed(item)
     if isinstance(found, DataError):
         raise found
     atoms: Atoms = as_ase_atoms(found)
@@ -56,8 +68,24 @@ def as_atoms(item: Item) -> Atoms:
     return atoms
 
 
+def as_structure(item: Item) -> Structure | DataError:
+    """The molecule with its name, or what is wrong with it."""
+    return as_molecule(_parsed(item))
+
+
+def _parsed(item: Item) -> Any:
+    if not isinstance(item, str):
+        return item
+    count, *block = io.StringIO(item)  # comments may hold what str.splitlines takes for ends
+    return parse_xyz(int(count), block)
+
+
 def _xyz(path: Path) -> Iterator[Item]:
-    return (f"{n_atoms}\n{''.join(block)}" for n_atoms, block in xyz_blocks(path))
+    n_found = 0
+    for n_found, (n_atoms, block) in enumerate(xyz_blocks(path), 1):  # noqa: B007
+        yield f"{n_atoms}\n{''.join(block)}"
+    if n_found == 0:
+        raise DataError(f"{path} holds no structures")
 
 
 def _npz(path: Path) -> Iterator[Item]:

@@ -268,7 +268,10 @@ def hostile(place: Path) -> Tally:
         (md, ("log.csv", "trajectory.xtc", "summary.json", "state.npz", "plot.png", "last.extxyz")),
         (by_name["rollout"], ("log.csv", "trajectory.traj")),
         (by_name["train"], ("log.csv", "best.safetensors", "model.safetensors", "last.ckpt", "learning_curve.png")),
-        (by_name["predict csv"], ("t.csv.part", "t.csv.part.json")),
+        (
+            by_name["predict csv"],
+            ("t.csv.parts/work.json", "t.csv.parts/merge.lock", "t.csv.parts/000000000.jsonl.part"),
+        ),
     ):
         for name in names:
             attempt(f"{verb.name}: {name} is a link", verb, link(name))

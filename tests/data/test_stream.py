@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import ase.io
 import numpy as np
@@ -15,7 +15,7 @@ from ase.build import bulk, molecule
 from egnn_md.chemistry.structures import Structure
 from egnn_md.data.frames import DataError
 from egnn_md.data.stream import stream
-from egnn_md.data.tables import Table, TableError
+from egnn_md.data.tables import FORMATS, head_of
 
 NAMES = ("CH3CH2OH", "CH4", "H2O", "C6H6", "NH3")
 
@@ -113,64 +113,24 @@ def test_a_cut_npz_is_refused(atoms: list[Atoms], tmp_path: Path) -> None:
         list(stream(path))
 
 
-COLUMNS = ["index", "formula", "alpha", "flag"]
-
-
-def rows(structures: list[Structure], start: int) -> list[tuple[dict[str, Any], Structure]]:
-    return [
-        ({"index": k, "formula": s.formula(), "alpha": 1.5 * k, "flag": "far away" if k % 2 else ""}, s)
-        for k, s in enumerate(structures[start:], start)
-    ]
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".extxyz"])
-@pytest.mark.parametrize("torn", [0, 1, 7, 25])
-def test_a_killed_table_goes_on_without_loss_or_double(
-    suffix: str, torn: int, atoms: list[Atoms], tmp_path: Path
-) -> None:
-    """The same bytes come out, wherever the kill cut the file."""
-    structures = [item for _, item in stream(write(tmp_path / "a.npz", atoms)) if isinstance(item, Structure)]
-    whole = Table(tmp_path / f"whole{suffix}", COLUMNS, {}, resume=False, overwrite=False)
-    whole.write(rows(structures, 0))
-    whole.finish()
-
-    killed = Table(tmp_path / f"out{suffix}", COLUMNS, {"file": 1}, resume=False, overwrite=False)
-    killed.write(rows(structures[:3], 0))
-    killed.close()
-    part = tmp_path / f"out{suffix}.part"
-    part.write_bytes(part.read_bytes()[: -torn or None])
-    assert not killed.path.exists()
-    with pytest.raises(TableError, match="--resume"):
-        Table(killed.path, COLUMNS, {"file": 1}, resume=False, overwrite=False)
-    with pytest.raises(TableError, match="another"):
-        Table(killed.path, COLUMNS, {"file": 2}, resume=True, overwrite=False)
-
-    again = Table(killed.path, COLUMNS, {"file": 1}, resume=True, overwrite=False)
-    assert again.next_index == again.n_rows
-    assert (again.n_rows == 3) == (torn == 0)
-    assert again.n_flagged == again.n_rows // 2  # the odd ones
-    again.write(rows(structures, again.next_index))
-    again.finish()
-    assert killed.path.read_bytes() == whole.path.read_bytes()
-    assert sorted(file.name for file in tmp_path.glob("out*")) == [f"out{suffix}"]
-
-
-def test_a_table_says_what_is_wrong_with_its_name(tmp_path: Path) -> None:
-    for name, message in (("a.docx", "must end in"), ("no/a.csv", "folder")):
-        with pytest.raises(TableError, match=message):
-            Table(tmp_path / name, COLUMNS, {}, resume=False, overwrite=False)
-
-
 def test_tables_can_be_read_back(atoms: list[Atoms], tmp_path: Path) -> None:
     structures = [item for _, item in stream(write(tmp_path / "a.npz", atoms)) if isinstance(item, Structure)]
-    for suffix in (".jsonl", ".extxyz"):
-        table = Table(tmp_path / f"out{suffix}", COLUMNS, {}, resume=False, overwrite=False)
-        table.write(rows(structures, 0))
-        table.finish()
+    columns = ["index", "formula", "alpha", "flag"]
+    for suffix, record in FORMATS.items():
+        rows = [
+            {"index": k, "formula": s.formula(), "alpha": 1.5 * k, "flag": "far, away" if k % 2 else ""}
+            for k, s in enumerate(structures)
+        ]
+        texts = [record(columns, row, structure) for row, structure in zip(rows, structures, strict=True)]
+        (tmp_path / f"out{suffix}").write_text(head_of(suffix, columns) + "".join(texts))
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     frames = ase.io.read(tmp_path / "out.extxyz", ":")
-    assert [line["alpha"] for line in lines] == [frame.info["alpha"] for frame in frames] == [0, 1.5, 3.0, 4.5, 6.0]
-    assert frames[1].info["flag"] == "far away"
+    with (tmp_path / "out.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    expected = [0, 1.5, 3.0, 4.5, 6.0]
+    assert [line["alpha"] for line in lines] == [frame.info["alpha"] for frame in frames] == expected
+    assert [float(row["alpha"]) for row in table] == expected
+    assert frames[1].info["flag"] == table[1]["flag"] == "far, away"
     assert frames[0].positions == pytest.approx(atoms[0].positions)
 
 

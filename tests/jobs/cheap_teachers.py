@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from egnn_md.jobs.chunks import Answer, Emit
+from egnn_md.jobs.source import as_atoms
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Counting:
     log: str
     stop_after: int = 10**9
     columns = ("x",)
+    read = staticmethod(as_atoms)
 
     def open(self) -> Callable[[list[tuple[int, Atoms]], Emit], None]:
         def work(structures: list[tuple[int, Atoms]], emit: Emit) -> None:

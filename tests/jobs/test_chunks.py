@@ -146,6 +146,35 @@ def test_other_work_is_refused(source: Path) -> None:
         Job(source.parent / "nowhere" / "out.extxyz", worker, {}, size=4)
 
 
+def test_a_process_at_work_and_links_are_respected(source: Path) -> None:
+    worker = Counting(str(source.with_name("log")))
+    do(source, worker, shard=(1, 2))
+    parts, victim = source.with_name("out.extxyz.parts"), source.with_name("victim")
+    script = f"from egnn_md.storage import Hold; from pathlib import Path; Hold(Path({str(parts / 'shard-1')!r}))\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{script}print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        for options in ({"overwrite": True}, {"shard": (1, 2)}):
+            with pytest.raises(StorageError, match=f"in use by process {process.pid}"):
+                do(source, worker, **options)
+        process.kill()
+    victim.write_text("precious\n")
+    for name in ("000000001.jsonl.part", "000000001.jsonl", "merge.lock", "work.json"):
+        kept = (parts / name).read_bytes() if (parts / name).exists() else None
+        (parts / name).unlink(missing_ok=True)
+        (parts / name).symlink_to(victim)
+        with pytest.raises(ValueError, match=r"is a link|is damaged"):
+            do(source, worker, shard=(2, 2))
+        assert victim.read_text() == "precious\n"
+        (parts / name).unlink()
+        if kept is not None:
+            (parts / name).write_bytes(kept)
+    assert do(source, worker, overwrite=True).finished
+    check(source)
+
+
 def test_one_bad_structure_is_its_own_affair(tmp_path: Path) -> None:
     text = "1\n\nHe 0 0 0\n1\n\nQq 0 0 0\n\n1\n\nHe 1 0 0\n"
     (tmp_path / "in.xyz").write_text(text)

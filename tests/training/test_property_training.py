@@ -330,18 +330,17 @@ def test_structures_are_relaxed_first_and_each_keeps_its_row(
         expected = model.predict(relaxed)["alpha"]  # type: ignore[operator, union-attr]
         assert float(row["alpha_bohr3"]) == pytest.approx(expected, rel=1e-4)
     code, _, err = call(*words, "-o", "x.csv", "--potential", model_file)
-    assert (code, "has no forces to relax with" in err) == (2, True)
+    assert (code, "this needs a potential" in err) == (2, True)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "extxyz"])
 def test_a_prediction_that_was_killed_goes_on(
-    call: Callable[..., Any], model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suffix: str, call: Callable[..., Any], model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is lost, nothing is there twice."""
-    from egnn_md.chemistry import structures
-
-    monkeypatch.setattr(structures, "PAIRS_AT_ONCE", 100)
-    write_structures(tmp_path / "a.extxyz", bad=False)
-    words = ("predict", "a.extxyz", "-o", "out.jsonl", "--model", model_file, "--json")
+    """Nothing is lost, nothing is there twice, and the table is that of a run that nobody killed."""
+    write_structures(tmp_path / "a.extxyz", bad=True)
+    words = ("predict", "a.extxyz", "--model", model_file, "--dtype", "float64", "--skip-bad", "--json", "--batch", "2")
+    assert call(*words, "-o", f"whole.{suffix}")[0] == 0
     predict, calls = PropertyModel.predict_batch, []
 
     def dies(self: PropertyModel, batch: Any) -> Any:
@@ -351,33 +350,78 @@ def test_a_prediction_that_was_killed_goes_on(
         return predict(self, batch)
 
     monkeypatch.setattr(PropertyModel, "predict_batch", dies)
-    assert call(*words)[0] == 130
-    before = len((tmp_path / "out.jsonl.part").read_text().splitlines())
-    assert 0 < before < 7
-    code, summary, err = call(*words, "--resume")
+    name = f"out.{suffix}"
+    assert call(*words, "-o", name)[0] == 130
+    (part,) = (tmp_path / f"{name}.parts").glob("*.part")
+    assert 0 < len(part.read_text().splitlines()) < 7
+    with part.open("a") as file:
+        file.write('{"index": 6, "fail')  # cut off in the middle of a line
+    code, summary, err = call(*words, "-o", name, "--resume")
     assert code == 0, err
-    assert summary["n"] == 7
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["index"] for row in rows] == list(range(7))
-    code, _, err = call(*words, "--resume")
+    assert (summary["n"], summary["n_skipped"], sum(calls)) == (6, 1, 6 + calls[2])
+    assert (tmp_path / name).read_text() == (tmp_path / f"whole.{suffix}").read_text()
+    assert not (tmp_path / f"{name}.parts").exists()
+    code, _, err = call(*words, "-o", name, "--resume")
     assert (code, "is finished: nothing to resume" in err) == (2, True)
 
 
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [("o.csv", "rubbish\n"), ("o.jsonl", "rubbish\n"), ("o.jsonl", "3\n"), ("o.xyz", "x\n"), ("o.xyz", "0\nx\n")],
-)
+def test_shards_and_worker_processes_write_the_table_of_one_process(
+    call: Callable[..., Any], model_file: Path, tmp_path: Path
+) -> None:
+    write_structures(tmp_path / "a.extxyz", bad=True)
+    words = ("predict", "a.extxyz", "--model", model_file, "--dtype", "float64", "--skip-bad", "--json", "--chunk", "2")
+    assert call(*words, "-o", "one.csv")[0] == 0
+    for k in (3, 1):
+        code, summary, err = call(*words, "-o", "shards.csv", "--shard", f"{k}/3")
+        assert (code, summary["finished"], summary["n_flagged"]) == (0, False, None), err
+        assert not (tmp_path / "shards.csv").exists()
+    code, summary, err = call(*words, "-o", "shards.csv", "--shard", "2/3")
+    assert (summary["n"], summary["n_skipped"], summary["finished"]) == (6, 1, True), err
+    code, summary, err = call(*words, "-o", "pool.csv", "--workers", "2")
+    assert (summary["n"], summary["n_skipped"], summary["finished"]) == (6, 1, True), err
+    one = (tmp_path / "one.csv").read_text()
+    assert one == (tmp_path / "shards.csv").read_text() == (tmp_path / "pool.csv").read_text()
+    strict = [word for word in words if word != "--skip-bad"]
+    code, _, err = call(*strict, "-o", "strict.csv", "--workers", "2")  # what a worker refuses, in words
+    assert (code, err.count("\n"), "structure 2 (counted from 0): it has F" in err) == (2, 1, True), err
+
+
+@pytest.mark.parametrize(("name", "line"), [("o.csv", "rubbish\n"), ("o.jsonl", "3\n"), ("o.xyz", '{"index": \n')])
 def test_a_damaged_part_is_refused(
     name: str, line: str, call: Callable[..., Any], model_file: Path, tmp_path: Path
 ) -> None:
     write_structures(tmp_path / "a.extxyz", bad=True)
     words = ("predict", "a.extxyz", "-o", name, "--model", model_file)
     assert call(*words)[0] == 2
-    part = tmp_path / f"{name}.part"
+    (part,) = (tmp_path / f"{name}.parts").glob("*.part")
     part.write_text(part.read_text() + line)
     code, _, err = call(*words, "--resume", "--skip-bad")
-    assert (code, "is damaged after 2 rows" in err) == (2, True), err
-    assert part.read_text().endswith(line)
+    assert (code, "is damaged: remove it" in err) == (2, True), err
+    part.unlink()
+    assert call(*words, "--skip-bad")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--shard", "4/3"], "--shard is i/n with 1 <= i <= n"),
+        (["--workers", "0"], "--workers must be at least 1"),
+        (["--executor", "slurm"], "--executor is one of"),
+        (["--batch", "0"], "--batch is auto or a number"),
+        (["--chunk", "0"], "at least 1"),
+        (["-o", "a.docx"], "must end in"),
+        (["-o", "nowhere/a.csv"], "folder"),
+        (["--model", "organic-xtb"], "predict needs a model of properties"),
+        (["--relax", "--potential", "qm9"], "this needs a potential"),
+    ],
+)
+def test_mistakes_leave_a_line_and_no_files(
+    words: list[str], message: str, call: Callable[..., Any], tmp_path: Path
+) -> None:
+    write_structures(tmp_path / "a.extxyz", bad=False)
+    code, _, err = call("predict", "a.extxyz", "-o", "out.csv", *words)
+    assert (code, err.count("\n"), message in err) == (2, 1, True), err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.extxyz"]
 
 
 def test_convert(call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
