@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -215,6 +217,58 @@ def test_a_thousand_requests_at_once(address: Path) -> None:
 
 def test_only_the_owner_may_open_the_socket(address: Path) -> None:
     assert stat.S_IMODE(address.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user: only root can become one")
+def test_another_user_is_kept_out_by_the_socket_alone() -> None:
+    def errno_of_a_call(user: int) -> int:
+        child = os.fork()
+        if child == 0:
+            os.setuid(user)
+            os._exit(socket.socket(socket.AF_UNIX).connect_ex(str(path)))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)  # it is not the folder that keeps them out
+        path = Path(place) / "egnn.sock"
+        with unix_door(path) as door:
+            door.listen()
+            assert errno_of_a_call(0) == 0
+            assert errno_of_a_call(65534) == errno.EACCES
+
+
+def test_many_strangers_without_a_token_stop_nobody(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    """They say nothing, or half a line, are let in by no one, and are dropped after a while; a friend is answered."""
+    from egnn_md.calculators import server as module
+    from egnn_md.predict import Predictor
+
+    monkeypatch.setattr(module, "GREETING_SECONDS", 5.0)
+    service = module.Server(Predictor(str(model)), token="secret")
+    line = json.dumps({**REQUEST, "token": "secret"}).encode() + b"\n"
+
+    async def scene() -> tuple[float, list[bytes]]:
+        ready = asyncio.Event()
+        door = local_door(0)
+        port = door.getsockname()[1]
+        running = asyncio.create_task(service.run(door, ready.set))
+        await ready.wait()
+        strangers = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", port) for _ in range(200)))
+        for _, writer in strangers[::2]:
+            writer.write(LINE[:-1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(line)
+        energy = json.loads(await asyncio.wait_for(reader.readline(), 4.0))["energy"]
+        said = await asyncio.gather(*(reader.read() for reader, _ in strangers))  # until each is dropped
+        for connection in (writer, *(writer for _, writer in strangers)):
+            connection.close()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        return energy, said
+
+    energy, said = asyncio.run(asyncio.wait_for(scene(), 60))
+    assert energy < 0
+    assert set(said) == {b""}
 
 
 def test_one_server_at_a_socket_and_a_dead_one_is_replaced(address: Path, tmp_path: Path) -> None:
