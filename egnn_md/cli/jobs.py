@@ -125,6 +125,8 @@ def run_job(
 
     items, part = read_items(file), parse_shard(shard)
     with make_executor(executor, workers) as pool, progress_bar(text) as progress:  # refused before files are written
+        if work["verb"] == "md":
+            output.parent.mkdir(parents=True, exist_ok=True)
         job = Job(output, worker, {**work, "input": fingerprint(file)}, size=size, shard=part, overwrite=overwrite)
         counts = job.run(items, pool, workers, progress)
     values = {"output": str(output), "n": counts.done, "n_failed": counts.failed, "finished": counts.finished}

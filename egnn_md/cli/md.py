@@ -150,7 +150,6 @@ def _many(
         raise UserError("the trajectories of many structures are written as extxyz")
     settings = MDSettings(**{"seed": 0, **given, "format": "extxyz"})
     check_settings(settings)
-    folder.mkdir(parents=True, exist_ok=True)
     work = {"verb": "md", "dtype": spec.dtype, **settings.to_dict(), **({"batch": at_once} if at_once else {})}
     work |= {"model_sha256": identity(spec.model)["model_sha256"]}
     target, worker = folder / "trajectory.extxyz", MDWorker(spec, settings, at_once)
