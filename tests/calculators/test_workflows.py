@@ -35,6 +35,33 @@ def test_geometric_optimizes_with_the_calculator_by_its_path(
     assert np.linalg.norm(relaxed.get_forces(), axis=1).max() < 0.05
 
 
+def test_sella_finds_the_flat_ammonia_with_our_hessian(shipped: str) -> None:
+    sella = pytest.importorskip("sella", reason="Sella is not installed: pip install sella")
+    atoms = molecule("NH3")
+    atoms.positions[0, 2] = atoms.positions[1:, 2].mean() + 0.05
+    atoms.calc = EGNNCalculator(shipped)
+    assert sella.Sella(atoms, order=1, hessian_function=atoms.calc.get_hessian, logfile=None).run(fmax=0.01)
+    assert np.ptp(atoms.positions[:, 2]) < 0.02
+    masses = np.repeat(atoms.get_masses(), 3) ** -0.5
+    curvatures = np.linalg.eigvalsh(atoms.calc.get_hessian(atoms) * masses[:, None] * masses)
+    assert (curvatures < -0.1).sum() == 1
+
+
+def test_jobflow_runs_a_function_with_the_models_name(
+    shipped: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobflow = pytest.importorskip("jobflow", reason="jobflow is not installed: pip install jobflow")
+    monkeypatch.chdir(tmp_path)
+
+    def energy(symbols: str, positions: list[list[float]], model: str) -> float:
+        return float(Atoms(symbols, positions, calculator=EGNNCalculator(model)).get_potential_energy())
+
+    water = molecule("H2O")
+    job = jobflow.job(energy)(str(water.symbols), water.positions.tolist(), shipped)
+    found = jobflow.run_locally(job)[job.uuid][1].output
+    assert found == pytest.approx(energy(str(water.symbols), water.positions.tolist(), shipped), rel=1e-10)
+
+
 def test_charge_and_spin_as_mlipaudit_sets_them(familiar_file: Path) -> None:
     atoms = molecule("H2O")
     atoms.calc = EGNNCalculator(familiar_file)
