@@ -47,21 +47,6 @@ def test_sella_finds_the_flat_ammonia_with_our_hessian(shipped: str) -> None:
     assert (curvatures < -0.1).sum() == 1
 
 
-def energy_of(symbols: str, positions: list[list[float]], model: str) -> float:
-    """A workflow's function, which jobflow finds by its module."""
-    return float(Atoms(symbols, positions, calculator=EGNNCalculator(model)).get_potential_energy())
-
-
-def test_jobflow_runs_a_function_with_the_models_name(
-    shipped: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobflow = pytest.importorskip("jobflow", reason="jobflow is not installed: pip install jobflow")
-    monkeypatch.chdir(tmp_path)
-    words = ("OHH", molecule("H2O").positions.tolist(), shipped)
-    job = jobflow.job(energy_of)(*words)
-    assert jobflow.run_locally(job)[job.uuid][1].output == pytest.approx(energy_of(*words), rel=1e-10)
-
-
 def test_charge_and_spin_as_mlipaudit_sets_them(familiar_file: Path) -> None:
     atoms = molecule("H2O")
     atoms.calc = EGNNCalculator(familiar_file)
