@@ -72,11 +72,24 @@ def shipped_models() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
+def shipped_name(name: str | Path) -> str | None:
+    """The shipped model of this name; without a number ("egnn-xtb") the newest of those that have one; None without.
+
+    >>> shipped_name("organic-xtb"), shipped_name("no-such-model")
+    ('organic-xtb', None)
+    """
+    shipped, name = shipped_models(), str(name)
+    if name in shipped:
+        return name
+    versions = [int(end) for model in shipped if (end := model.removeprefix(f"{name}-")) != model and end.isdecimal()]
+    return f"{name}-{max(versions)}" if versions else None
+
+
 def resolve(name_or_path: str | Path) -> Path:
-    """The file behind a shipped name or a path. Raises CheckpointError, naming what there is."""
-    shipped = shipped_models()
-    if str(name_or_path) in shipped:
-        return shipped[str(name_or_path)]
+    """The file behind a shipped name (see `shipped_name`) or a path. Raises CheckpointError, naming what there is."""
+    shipped, name = shipped_models(), shipped_name(name_or_path)
+    if name is not None:
+        return shipped[name]
     path = Path(name_or_path)
     if path.is_file():
         return path
@@ -166,7 +179,7 @@ def read_header(name_or_path: str | Path) -> dict[str, Any]:
 
 @overload  # every shipped name stands in one of these: editors complete by them
 def load(
-    name_or_path: Literal["egnn-xtb-0", "egnn-xtb-1", "organic-xtb"],
+    name_or_path: Literal["egnn-xtb", "egnn-xtb-0", "egnn-xtb-1", "egnn-xtb-2", "organic-xtb"],
     *,
     device: str | torch.device = ...,
     dtype: torch.dtype | str | None = ...,

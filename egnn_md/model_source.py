@@ -38,8 +38,8 @@ class ModelSource:
                 return ModelSource("a Potential in memory", path.read_bytes(), model.config.long_range)
         if not isinstance(model, str | Path):
             raise TypeError(f"model must be a name, a path or a Potential, not {type(model).__name__}")
-        if str(model) in checkpoint.shipped_models():
-            return ModelSource(str(model), ions=_ions(checkpoint.read_header(model)))
+        if (name := checkpoint.shipped_name(model)) is not None:
+            return ModelSource(name, ions=_ions(checkpoint.read_header(name)))
         header = checkpoint.check(model)  # refuses what is no checkpoint, however large, before it is read
         return ModelSource(str(model), checkpoint.resolve(model).read_bytes(), _ions(header))
 

@@ -176,6 +176,7 @@ class Predictor:
         self._references = _reference_energies(self.models)
         self.ions = all(model.config.long_range for model in self.models)
         """Whether structures may be charged."""
+        self._isolated = any(_learned_from_isolated(model) for model in self.models)
         self._counted = any(model.config.charge_response for model in self.models)
         self._given: tuple[float, torch.Tensor] | None = None
         self.fresh()
@@ -185,6 +186,7 @@ class Predictor:
         self._graphs = GraphBuilder(self.cutoff, self.skin, closest=self.closest, device=self.device)
         self._known = b""
         self._warned = False
+        self._images_looked_for = not self._isolated
 
     def fork(self) -> Self:
         """Another with the same weights and a neighbour list of its own: for a thread, a replica."""
@@ -228,6 +230,8 @@ class Predictor:
             self.check(atomic_numbers)
             self._known = key
         graph = self._charged(self._graphs(positions, atomic_numbers, cell, pbc), charge)
+        if not self._images_looked_for:
+            self._warn_of_images([graph])
         results = [_result(model(graph, stress=stress), 0) for model in self.models]
         return self._checked(_committee(results) if self.committee else results[0], atomic_numbers, charge)
 
@@ -240,7 +244,10 @@ class Predictor:
                 raise ValueError("a structure has no atoms")
             self.check_charge(structure.charge)
         self.check(np.unique(np.concatenate([structure.atomic_numbers for structure in structures])))
-        graph = Graph.collate([self._graph(structure) for structure in structures])
+        graphs = [self._graph(structure) for structure in structures]
+        if not self._images_looked_for:
+            self._warn_of_images(graphs)
+        graph = Graph.collate(graphs)
         of_models = []
         for model in self.models:
             prediction = model(graph, stress=stress)
@@ -264,6 +271,17 @@ class Predictor:
         if self._given is None or self._given[0] != charge:
             self._given = (charge, torch.tensor([charge], dtype=torch.float64, device=self.device))
         return replace(graph, charge=self._given[1])
+
+    def _warn_of_images(self, graphs: Sequence[Graph]) -> None:
+        """Once, if atoms see periodic images of others and the training data had none."""
+        self._images_looked_for = True
+        if any(graph.edge_shift is not None and bool(graph.edge_shift.any()) for graph in graphs):
+            warnings.warn(
+                f"{self.label} learned from isolated structures: in a liquid or a crystal, whose atoms see each "
+                "other's images, its energies, pressures and densities were not tried",
+                ExtrapolationWarning,
+                stacklevel=4,
+            )
 
     def _checked(self, result: Result, atomic_numbers: IntArray, charge: float | None) -> Result:
         """The result, if it is finite, not absurd and of this charge; a warning, once, if the structure is unlike the
@@ -294,6 +312,12 @@ class Predictor:
                 stacklevel=3,
             )
         return result
+
+
+def _learned_from_isolated(model: Potential) -> bool:
+    """Whether the checkpoint says that no training structure was periodic."""
+    about = model.header.get("training_data")
+    return isinstance(about, dict) and about.get("n_periodic") == 0
 
 
 def _reference_energies(models: Sequence[Potential]) -> FloatArray:

@@ -11,7 +11,7 @@ import torch
 from graphs import make_graph, molecule
 
 import egnn_md.checkpoint as checkpoint
-from egnn_md.checkpoint import CheckpointError, load, read_header, resolve, save, shipped_models
+from egnn_md.checkpoint import CheckpointError, load, read_header, resolve, save, shipped_models, shipped_name
 from egnn_md.models.potential import Potential
 
 Make = Callable[..., Potential]
@@ -119,6 +119,14 @@ def test_only_registered_models_are_saved(tmp_path: Path) -> None:
     model.config = None  # type: ignore[assignment]
     with pytest.raises(CheckpointError, match="Linear is not a registered kind"):
         save(model, tmp_path / "linear.safetensors")
+
+
+def test_without_a_number_the_newest_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = {name: Path(f"{name}.safetensors") for name in ("a-9", "a-10", "a-x", "b", "b-1", "ab-7")}
+    monkeypatch.setattr("egnn_md.checkpoint.shipped_models", lambda: shipped)
+    expected = {"a": "a-10", "a-9": "a-9", "b": "b", "a-1": None, "ab": "ab-7", "c": None}
+    assert {name: shipped_name(name) for name in expected} == expected
+    assert resolve("a") == Path("a-10.safetensors")
 
 
 def test_every_shipped_model_loads_with_a_full_header(shipped: str) -> None:

@@ -166,7 +166,7 @@ print(*(point.name for point in points))
 """
     names = run("-c", "import sys\n" + script, cwd=tmp_path, path=installed).split()
     potentials = {name for name in egnn_md.shipped_models() if read_header(name)["kind"] == "potential"}
-    assert set(names) == {"egnn", *potentials}
+    assert set(names) == {"egnn", "egnn-xtb", *potentials}
 
 
 def test_no_package_named_calculators_is_installed(installed: Path) -> None:

@@ -92,14 +92,13 @@ def model_spec(model: str, device: str, dtype: str, kind: str = "potential", opt
     """A model for workers. Raises UserError for bad options and for another kind, CheckpointError for the model."""
     parse_dtype(dtype)
     check_device(device)
-    from egnn_md.checkpoint import read_header, resolve, shipped_models
+    from egnn_md.checkpoint import read_header, resolve, shipped_name
     from egnn_md.dynamics.many import ModelSpec
 
     found = read_header(model).get("kind")
     if found != kind:
         raise UserError(f"{option}{model} is a model of kind {found!r}; {NEEDED[kind]}")
-    place = model if model in shipped_models() else str(resolve(model).resolve())
-    return ModelSpec(place, device, dtype)
+    return ModelSpec(shipped_name(model) or str(resolve(model).resolve()), device, dtype)
 
 
 def run_job(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from egnn_md.checkpoint import load, read_header, shipped_models
+from egnn_md.checkpoint import load, read_header, shipped_models, shipped_name
 from egnn_md.chemistry.elements import symbols
 from egnn_md.distill.settings import DistillError
 from egnn_md.models.potential import Potential
@@ -35,7 +35,7 @@ def starting_model(start: str, structures: list[Atoms]) -> str | None:
         return min(fitting, key=lambda name: len(read_header(name)["config"]["elements"])) if fitting else None
     if not _knows(start, elements):
         raise DistillError(f"--start {start} is no potential that knows {symbols(sorted(elements))}: --start none")
-    return start if start in shipped_models() else str(Path(start).resolve())
+    return shipped_name(start) or str(Path(start).resolve())
 
 
 def _knows(model: str, elements: set[int]) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
-from egnn_md.checkpoint import read_header, resolve, save, shipped_models
+from egnn_md.checkpoint import read_header, resolve, save, shipped_name
 from egnn_md.data.frames import DataError
 from egnn_md.storage import Hold, refuse_links, sha256, write_json, write_whole
 from egnn_md.training.config import ConfigError, DataConfig, RunConfig
@@ -70,7 +70,7 @@ def train(
 
 def _findable(init_from: str | None) -> str | None:
     """The checkpoint's absolute path, or a shipped model's name: what a resumed run finds from any folder."""
-    return init_from if init_from is None or init_from in shipped_models() else str(resolve(init_from).resolve())
+    return None if init_from is None else shipped_name(init_from) or str(resolve(init_from).resolve())
 
 
 def _begin(folder: Path, config_file: Path, data_files: list[Path], init_from: str | None) -> None:

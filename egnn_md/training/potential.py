@@ -93,6 +93,7 @@ class PotentialTask:
                 "files": list(train.sources),
                 "n_structures": len(train),
                 "n_groups": len(np.unique(train.group)),
+                "n_periodic": int(train.pbc.any(1).sum()),
                 "n_energies": int(np.isfinite(train.energy).sum()),
                 "n_force_vectors": 0 if train.forces is None else int(np.isfinite(train.forces).all(1).sum()),
             },

@@ -65,7 +65,7 @@ print("torch" in sys.modules)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     torch_loaded, *names = done.stdout.splitlines()[0].split()
     potentials = {name for name in shipped_models() if read_header(name)["kind"] == "potential"}
-    assert {"egnn", *potentials} <= set(names)
+    assert {"egnn", "egnn-xtb", *potentials} <= set(names)
     assert torch_loaded == done.stdout.splitlines()[1] == "False"
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ import torch
 from graphs import crystal, make_graph, molecule
 from torch import Tensor
 
+from egnn_md.checkpoint import save
 from egnn_md.chemistry.elements import UnsupportedElement
 from egnn_md.graph import Graph
 from egnn_md.models.potential import Potential
+from egnn_md.predict import Predictor
 
 CUTOFF = 4.0
 NO_REFERENCE = (0.0,) * 5
@@ -270,3 +274,17 @@ def test_unknown_elements_raise(random_potential: Make, stranger: int) -> None:
         positions = np.arange(3 * len(numbers)).reshape(-1, 3) * 0.5
         with pytest.raises(UnsupportedElement, match=r"knows H, C, N, O, F; the structure has"):
             model(make_graph(numbers, positions, CUTOFF))
+
+
+def test_a_model_of_isolated_structures_says_so_of_liquids(
+    random_potential: Callable[..., Potential], tmp_path: Path
+) -> None:
+    save(random_potential(), tmp_path / "m.safetensors", {"training_data": {"n_periodic": 0}})
+    x, z, pbc = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), np.array([8, 1]), np.ones(3, bool)
+    for cell, warns in ((30.0, False), (3.5, True)):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            predictor = Predictor(tmp_path / "m.safetensors")
+            for _ in range(2):
+                predictor(x, z, cell * np.eye(3), pbc)
+        assert ["learned from isolated structures" in str(w.message) for w in found] == [True] * warns
