@@ -46,7 +46,7 @@ CHARGE_PER_ATOM: Final = 0.003
 """e: how far off the charges of a large structure may be, for each of its atoms, before it is called another ion."""
 UNDECIDED: Final = 0.9
 """e: what may be missing of a charge that is counted before the one two electrons away is as likely."""
-MOST_COUNTED: Final = 1.5
+MOST_COUNTED: Final = 1.1
 """e: what may be missing of a charge that is given, where electrons are counted."""
 UNSURE_CHARGE: Final = 0.2
 """e: a small structure whose charges add up to something further from a whole number is unlike the training data."""
@@ -356,8 +356,8 @@ def check_total(given: float | None, shown: float, atomic_numbers: IntArray, *, 
             if abs(nearest - shown) > max(UNDECIDED, slack):
                 other = nearest + math.copysign(2.0, shown - nearest)
                 raise ChargeError(
-                    f"the charge of this structure may be {nearest:+.0f} or {other:+.0f}, its electrons are paired in "
-                    "both: say which one it is (in ASE atoms.info['charge'])"
+                    f"with paired electrons the charge of this structure may be {nearest:+.0f} or {other:+.0f}: say "
+                    "which one it is (in ASE atoms.info['charge']); radicals are not known to the model"
                 )
             return
         if round(given) % 2 != odd:
