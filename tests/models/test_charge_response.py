@@ -15,6 +15,7 @@ from graphs import crystal, make_graph, molecule
 from egnn_md.dynamics.batched import Batch
 from egnn_md.dynamics.many import refusal
 from egnn_md.graph import Graph
+from egnn_md.laws import check_laws
 from egnn_md.models.charge_response import ChargeResponse, Totals
 from egnn_md.models.potential import Potential, PotentialConfig
 from egnn_md.predict import ChargeError, Geometry, Predictor
@@ -146,6 +147,14 @@ def test_what_cannot_be_the_charge_is_refused(random_potential: Make) -> None:
         undecided(OH.positions, OH.atomic_numbers)
     results = undecided.many([OH._replace(charge=charge) for charge in (-1.0, 1.0)])
     assert [result.charge for result in results] == pytest.approx([-1.0, 1.0])
+
+
+def test_laws_hold(responding: Potential) -> None:
+    """What is far apart adds up where surroundings show the charge."""
+    water = {result.law: result for result in check_laws(Predictor(responding, closest=0))}
+    assert [law for law, result in water.items() if not result.holds] in ([], ["what is far apart adds up (molecule)"])
+    neutral = check_laws(Predictor(showing(responding, 1e-3), closest=0))
+    assert [result.law for result in neutral if not result.holds] == []
 
 
 def test_it_needs_charges() -> None:
