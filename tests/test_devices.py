@@ -135,8 +135,7 @@ def test_force_calls_stay_on_their_device_and_wait_for_nothing(name: str, long_r
 def remember_layout(model: Potential, layout: FarLayout, graph: Graph) -> None:
     """Which pairs and waves there are is found once for the same atoms."""
     assert model.long_range is not None
-    model.long_range._last = tuple((tensor, tensor._version) for tensor in model.long_range._read(graph))
-    model.long_range._layout = there(layout)
+    model.long_range._remembered = (model.long_range._key(graph), there(layout))
 
 
 def test_flow_maps() -> None:

@@ -209,29 +209,25 @@ class LongRange(nn.Module):
         strengths = torch.tensor(free_atom_c6(elements)).sqrt()
         self.strengths = nn.Parameter(strengths.to(torch.get_default_dtype()))
         """√C6 of each element, eV^½ Å³, before the surroundings count."""
-        self._last: tuple[tuple[Tensor, int], ...] = ()
-        self._layout: FarLayout | None = None
+        self._remembered: tuple[tuple[tuple[Tensor, int], ...], FarLayout] | None = None
 
     def far(self, graph: Graph, dtype: torch.dtype) -> Far:
         """`far_of`, its layout remembered: the next step of the same atoms in the same cell waits for no device."""
-        key = tuple((tensor, version_of(tensor)) for tensor in self._read(graph))
-        known = len(self._last) == len(key) and all(
-            a is b and i == j for (a, i), (b, j) in zip(self._last, key, strict=True)
-        )
-        layout = self._layout if known else None
-        if layout is None:
-            layout = far_layout(graph)
-            self._last, self._layout = key, layout
-        far = far_of(graph, dtype, layout)
+        key, remembered = self._key(graph), self._remembered
+        if remembered is None or not _same(remembered[0], key):
+            remembered = (key, far_layout(graph))
+            self._remembered = remembered  # both at once: several threads may ask
+        far = far_of(graph, dtype, remembered[1])
         return far if self.response is not None else far._replace(totals=None)
 
-    @staticmethod
-    def _read(graph: Graph) -> tuple[Tensor, ...]:
-        charge = () if graph.charge is None else (graph.charge,)
-        return graph.atomic_numbers, graph.batch, graph.cell, graph.pbc, *charge
-
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_last": (), "_layout": None}
+        return {**self.__dict__, "_remembered": None}
+
+    @staticmethod
+    def _key(graph: Graph) -> tuple[tuple[Tensor, int], ...]:
+        charge = () if graph.charge is None else (graph.charge,)
+        read = (graph.atomic_numbers, graph.batch, graph.cell, graph.pbc, *charge)
+        return tuple((tensor, version_of(tensor)) for tensor in read)
 
     def forward(self, features: Tensor, species: Tensor, far: Far) -> FarField:
         """Features (n_atoms, hidden_dim) and species (n_atoms,) of the structures of `far`."""
@@ -278,6 +274,11 @@ class LongRange(nn.Module):
         assert by_both is not None
         assert forces is not None
         return by_both, forces, tuple(virials)
+
+
+def _same(a: tuple[tuple[Tensor, int], ...], b: tuple[tuple[Tensor, int], ...]) -> bool:
+    """Whether they are the same tensors, unchanged."""
+    return len(a) == len(b) and all(x is y and i == j for (x, i), (y, j) in zip(a, b, strict=True))
 
 
 def _of_pairs(both: Tensor, pairs: FarPairs) -> _Response:
