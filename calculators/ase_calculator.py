@@ -226,6 +226,10 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
         self._snapshot = _copy_of(atoms, self._snapshot)
         self.atoms, self.results, self._inputs = self._snapshot, _results(result), inputs
 
+    def expected_force_error(self, extrapolation: float) -> float:
+        """`Predictor.expected_force_error`, eV/Å, of `results["extrapolation"]`: NaN where the model does not know."""
+        return self._predictor.expected_force_error(extrapolation)
+
     def get_hessian(self, atoms: Atoms | None = None, step: float = STEP) -> NDArray[np.float64]:
         """∂²E/∂x_a∂x_b, (3 n_atoms, 3 n_atoms) eV/Å², symmetric; coordinates in the order x, y, z of atom 0, x of 1, …
 

@@ -264,6 +264,12 @@ class Predictor:
         graph = builder(structure.positions, structure.atomic_numbers, structure.cell, structure.pbc)
         return self._charged(graph, structure.charge)
 
+    def expected_force_error(self, extrapolation: float) -> float:
+        """Mean absolute error, eV/Å, that components of forces of atoms with this signal had on structures held out;
+        the largest of the members', NaN where none knows.
+        """
+        return largest(np.array([model.expected_error(extrapolation) for model in self.models]))
+
     def _charged(self, graph: Graph, charge: float | None) -> Graph:
         """The graph with its charge, for models that ask for it."""
         if charge is None or not self._counted:
@@ -305,9 +311,11 @@ class Predictor:
             check_total(charge, result.shown_charge, atomic_numbers, counted=self._counted)
         if not self._warned and (sign := _unlike_training(result)):
             self._warned = True
+            error = 1e3 * self.expected_force_error(result.extrapolation)
+            tested = f"; in its tests forces of such atoms were off by {error:.0f} meV/Å" if error == error else ""
             warnings.warn(
-                f"the structure is unlike the training data ({sign}): do not trust its energy and forces; results go "
-                "on telling, this warning comes once",
+                f"the structure is unlike the training data ({sign}): do not trust its energy and forces{tested}; "
+                "results go on telling, this warning comes once",
                 ExtrapolationWarning,
                 stacklevel=3,
             )

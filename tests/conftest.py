@@ -51,6 +51,7 @@ def make_random_potential() -> Callable[..., Potential]:
         }
         model = Potential(PotentialConfig(**{**options, **settings}))  # type: ignore[arg-type]
         fit_familiarity(model.familiarity)
+        model.expected_error.table.copy_(torch.stack([torch.linspace(0.0, 4.0, 12), torch.linspace(0.01, 0.1, 12)]))
         model.valences.ranges.copy_(torch.tensor([-1e3, 1e3]))  # any bonds will do: structures are random too
         return model.to(dtype).eval().requires_grad_(False)
 

@@ -373,5 +373,7 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
         if names := summary.get(f"bonds_{name}"):
             print(f"bonds {name} at the end: {listed(names)}")
     if summary["max_extrapolation"] is not None:
-        print(f"largest extrapolation {summary['max_extrapolation']:.2f} (above 1: unlike the training data)")
+        error = summary.get("expected_force_error_meV_per_A")
+        tested = "" if error is None else f"; forces of such atoms were off by {error:.0f} meV/Å in the model's tests"
+        print(f"largest extrapolation {summary['max_extrapolation']:.2f} (above 1: unlike the training data){tested}")
     print(f"open {folder}/report.html; beside it log.csv, summary.json, plot.png, trajectory.{settings['format']}")

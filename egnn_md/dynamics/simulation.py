@@ -116,7 +116,8 @@ class Simulation:
         self._write_last()
         interval_fs = self.settings.interval * self.settings.timestep
         self.trajectory.finish(self.atoms, interval_fs, complete=self.progress["status"] == "finished")
-        return summarize(self._state(), self.folder, reason, stop.received, self.ns_per_day())
+        expected = self._expected_force_error()
+        return summarize(self._state(), self.folder, reason, stop.received, self.ns_per_day(), expected)
 
     def _repr_html_(self) -> str:
         """In a notebook: how far it is, and where its files are."""
@@ -171,6 +172,12 @@ class Simulation:
         now, largest = extrapolation(self.atoms), self.progress["max_extrapolation"]
         if not math.isnan(now) and (largest is None or now > largest):
             self.progress["max_extrapolation"] = now
+
+    def _expected_force_error(self) -> float | None:
+        """meV/Å, of the least familiar atom so far; None where the calculator does not know."""
+        largest, tell = self.progress["max_extrapolation"], getattr(self.atoms.calc, "expected_force_error", None)
+        error = math.nan if tell is None or largest is None else 1e3 * float(tell(largest))
+        return None if math.isnan(error) else error
 
     def record(self) -> None:
         """Observe the present step."""

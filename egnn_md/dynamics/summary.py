@@ -24,7 +24,12 @@ BLOCKS: Final = 10
 
 
 def summarize(
-    state: RestartState, folder: Path, reason: str | None, received: int, ns_per_day: float
+    state: RestartState,
+    folder: Path,
+    reason: str | None,
+    received: int,
+    ns_per_day: float,
+    expected_force_error: float | None = None,
 ) -> dict[str, Any]:
     """Write and return the summary. `reason` says how a run blew up; `received` is the signal that stopped it.
 
@@ -46,6 +51,7 @@ def summarize(
         **_means(log),
         "energy_drift_meV_per_atom_per_ps": drift,
         "max_extrapolation": state.progress["max_extrapolation"],
+        "expected_force_error_meV_per_A": expected_force_error,
         "degrees_of_freedom": state.progress["degrees_of_freedom"],
         "ns_per_day": ns_per_day,
         "wall_s": state.progress["wall_s"],

@@ -160,6 +160,21 @@ def samples_of(model: Potential, frames: Frames, n_frames: int = 500, n_worst: i
     return Samples(samples, [(frames.atomic_numbers[parts[k]], frames.positions[parts[k]], errors[k]) for k in worst])
 
 
+def errors_by_atom(model: Potential, frames: Frames, n_frames: int = 4000) -> tuple[FloatArray, FloatArray]:
+    """Extrapolation signals, and mean absolute errors of the components of the force, eV/Å, of all atoms of `n_frames`
+    structures at most; NaN where there is no label.
+    """
+    frames = frames.select(np.arange(len(frames))[:: max(1, -(-len(frames) // n_frames))])
+    batches = FrameBatches(frames, EdgeTable.build(frames, model.config.cutoff), model.dtype)
+    signals, errors = [], []
+    for start in range(0, len(frames), BATCH_SIZE):
+        batch = batches[list(range(start, min(start + BATCH_SIZE, len(frames))))].to(model.device)
+        prediction = model(batch.graph)
+        signals.append(prediction.extrapolation.double().cpu().numpy())
+        errors.append((prediction.forces - batch.forces).abs().mean(1).double().cpu().numpy())
+    return np.concatenate(signals), np.concatenate(errors)
+
+
 def _side(frames: Frames, header: Mapping[str, Any], split: str) -> Frames:
     """The structures of one side of the split that the model's training used."""
     if split == "all":

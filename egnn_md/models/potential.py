@@ -26,6 +26,7 @@ from egnn_md.models.long_range import Far, FarField, LongRange
 from egnn_md.models.network import Network
 from egnn_md.models.species import Species, check_elements
 from egnn_md.models.terms import EnergyTerm, NuclearRepulsion, ReferenceEnergies, System, TermResult
+from egnn_md.nn.expected_error import ExpectedError
 from egnn_md.nn.familiarity import Familiarity
 from egnn_md.nn.ops import segment_sum
 from egnn_md.nn.valences import Valences, stranger
@@ -111,7 +112,7 @@ class Potential(Shown, nn.Module):
 
     RENAMED: ClassVar[dict[str, str]] = {"readout.": "network.readout."}
     """Beginnings of the names of tensors in older files, and what they are now."""
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("valences.ranges",)
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("valences.ranges", "expected_error.table")
     """Tensors that older files lack: they stay as they are made."""
 
     def __init__(self, config: PotentialConfig) -> None:
@@ -137,6 +138,7 @@ class Potential(Shown, nn.Module):
             self.long_range = LongRange(config.elements, config.hidden_dim, response=config.charge_response)
         self.familiarity = Familiarity(config.hidden_dim, len(config.elements))
         self.valences = Valences(config.elements)
+        self.expected_error = ExpectedError()
         self.terms: list[EnergyTerm] = []
         """Terms beside those of the checkpoint, added by the user; they are not saved."""
         self.compiled: Callable[..., LocalCall] | None = None

@@ -21,7 +21,7 @@ from egnn_md.data.frames import DataError, Frames, concatenate
 from egnn_md.data.labels import LabelKeys
 from egnn_md.data.split import assign_split, split_in_time
 from egnn_md.evaluation.labels import absolute_errors
-from egnn_md.evaluation.potential import evaluate, plot_parity
+from egnn_md.evaluation.potential import errors_by_atom, evaluate, plot_parity
 from egnn_md.models.potential import Potential, PotentialConfig
 from egnn_md.options import DTYPES
 from egnn_md.training.config import ConfigError, RunConfig
@@ -102,6 +102,8 @@ class PotentialTask:
     def finish(self, model: Potential) -> dict[str, Any]:
         splits = self.splits
         fit_familiarity(model, splits.train)
+        if splits.valid.forces is not None:
+            model.expected_error.fit(*errors_by_atom(model, splits.valid))
         sides = {"valid": splits.valid, "test": splits.test}
         return {side: evaluate(model, frames).to_dict() for side, frames in sides.items() if len(frames)}
 
