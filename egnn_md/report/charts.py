@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 WIDTH, HEIGHT = 560, 250
-LEFT, RIGHT, TOP, BOTTOM = 88, 12, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 88, 22, 12, 44
 MAX_POINTS: Final = 1200
 """Of a line; more do not show."""
 MAX_DOTS: Final = 3000

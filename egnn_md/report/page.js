@@ -117,7 +117,7 @@ function ground() {
 function fit() {
   if (report.viewer === null) return;
   report.viewer.zoomTo();
-  report.viewer.zoom(1.1);
+  report.viewer.zoom(byId("view").clientWidth < byId("view").clientHeight ? 0.9 : 1.1);  // nothing is cut off on a telephone
   report.viewer.render();
 }
 
