@@ -29,6 +29,7 @@ from egnn_md.model_source import ModelSource
 from egnn_md.models.potential import Potential
 from egnn_md.models.terms import EnergyTerm
 from egnn_md.neighbors import GraphBuilder
+from egnn_md.neighbors.crowded import repulsion_of
 from egnn_md.neighbors.lists import DEFAULT_SKIN
 from egnn_md.options import parse_device, parse_dtype
 from egnn_md.shown import html_table
@@ -38,6 +39,8 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 Model = str | Path | Potential | ModelSource
 
+DEEPEST_BOND: Final = 30.0
+"""eV of one atom below its element's reference energy: three times what chemistry has."""
 EXTRAPOLATION_LIMIT: Final = 2.0
 """Warn when an atom's extrapolation signal passes this: 1 is what 99.9 % of the training atoms stay below."""
 LARGEST_ENERGY: Final = 1000.0
@@ -233,7 +236,8 @@ class Predictor:
         if not self._images_looked_for:
             self._warn_of_images([graph])
         results = [_result(model(graph, stress=stress), 0) for model in self.models]
-        return self._checked(_committee(results) if self.committee else results[0], atomic_numbers, charge)
+        structure = Geometry(positions, atomic_numbers, cell, pbc, charge)
+        return self._checked(_committee(results) if self.committee else results[0], structure)
 
     def many(self, structures: Sequence[Geometry], *, stress: bool = False) -> list[Result]:
         """Several structures in one call of the network, each as `__call__` would answer, to round-off."""
@@ -255,7 +259,7 @@ class Predictor:
             of_models.append(_split(prediction, starts))
         by_structure = zip(structures, *of_models, strict=True)
         return [
-            self._checked(_committee(list(of)) if self.committee else of[0], structure.atomic_numbers, structure.charge)
+            self._checked(_committee(list(of)) if self.committee else of[0], structure)
             for structure, *of in by_structure
         ]
 
@@ -289,17 +293,23 @@ class Predictor:
                 stacklevel=4,
             )
 
-    def _checked(self, result: Result, atomic_numbers: IntArray, charge: float | None) -> Result:
+    def _checked(self, result: Result, structure: Geometry) -> Result:
         """The result, if it is finite, not absurd and of this charge; a warning, once, if the structure is unlike the
-        training data.
+        training data. Where any distance is allowed, a crowded structure gets a repulsion in place of an absurd energy.
         """
-        if not math.isfinite(result.energy + float(np.vdot(result.forces, result.forces))):
+        atomic_numbers, charge = structure.atomic_numbers, structure.charge
+        finite = math.isfinite(result.energy + float(np.vdot(result.forces, result.forces)))
+        bound = result.energies - self._references[atomic_numbers]
+        lowest, highest = bound.min(), bound.max()
+        if self.closest == 0 and not (finite and lowest > -DEEPEST_BOND and highest < LARGEST_ENERGY):
+            crowded = self._crowded(result, structure)
+            if crowded is not None:
+                return crowded
+        if not finite:
             raise PredictionError(
                 "the potential gave an energy or forces that are not finite for this structure: are its units Å, and "
                 "no atoms upon each other?"
             )
-        bound = result.energies - self._references[atomic_numbers]
-        lowest, highest = bound.min(), bound.max()
         if lowest < -LARGEST_ENERGY or (highest > LARGEST_ENERGY and self.closest > 0):
             worst = int(bound.argmin() if lowest < -LARGEST_ENERGY else bound.argmax())
             raise PredictionError(
@@ -320,6 +330,18 @@ class Predictor:
                 stacklevel=3,
             )
         return result
+
+    def _crowded(self, result: Result, structure: Geometry) -> Result | None:
+        """The result with a repulsion in the network's place, if atoms are on one another."""
+        found = repulsion_of(structure.positions, structure.atomic_numbers, structure.cell, structure.pbc)
+        if found is None:
+            return None
+        energies = found.energies + self._references[structure.atomic_numbers]
+        stress = None if result.stress is None else found.stress
+        energy = float(energies.sum())
+        return replace(
+            result, energy=energy, energies=energies, forces=found.forces, stress=stress, extrapolation=math.inf
+        )
 
 
 def _learned_from_isolated(model: Potential) -> bool:

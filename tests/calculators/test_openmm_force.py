@@ -268,6 +268,25 @@ def test_a_minimizer_finds_its_way_back_from_a_close_pair(familiar_potential):
     assert energy_and_forces(made)[0] < good + 100.0
 
 
+@pytest.mark.parametrize("model", ["organic-xtb", "egnn-xtb-1"])
+@pytest.mark.parametrize("shrunk", [1.0, 0.97])
+@pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
+def test_a_minimizer_finds_its_way_back_from_where_networks_fall_to_minus_infinity(model, shrunk):
+    """The first step of its line search may take all atoms of benzene into one heap."""
+    atoms = molecule("C6H6")
+    made = context(create_system(topology_of(atoms), model), shrunk * atoms.positions)
+    start, _ = energy_and_forces(made)
+    openmm.LocalEnergyMinimizer.minimize(made, 10.0, 100)
+    energy, forces = energy_and_forces(made)
+    assert start - 10.0 < energy < start
+    assert np.linalg.norm(forces, axis=1).max() < 0.5
+    heap = 0.4 * atoms.positions
+    made.setPositions(heap / 10)
+    energy, forces = energy_and_forces(made)
+    assert energy > start + 1e3
+    assert (forces * heap).sum() > 0  # apart
+
+
 def test_results_that_are_not_finite_raise(familiar_potential, monkeypatch):
     atoms, model = molecule("H2O"), familiar_potential()
     made = context(create_system(topology_of(atoms), model), atoms.positions)

@@ -113,7 +113,7 @@ def kills(place: Path, seconds: float, seed: int, only: str = "") -> Tally:
                 what = "killed" if ended.code == -signal.SIGKILL else "too quick"
                 tally.counts[f"{verb.name} {what}{' (from nothing)' * how.get('fresh', False)}"] += 1
                 before = ended
-                if what == "too quick" or rng.random() < 0.6:
+                if what == "too quick" or rng.random() < 0.3:
                     break
                 how = {"kill_at": int(rng.integers(1, 1 + whole.events))}
                 case += f", then {how}"
