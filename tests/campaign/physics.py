@@ -87,7 +87,11 @@ def cells(seconds: float, seed: int) -> Tally:
             cell = np.diag(10.0 ** rng.uniform(-6, 9, 3))
             pbc = rng.random(3) < 0.7
             positions = rng.normal(size=(int(rng.integers(1, 200)), 3)) * 10.0 ** rng.uniform(-1, 8)
-            neighbor_list(positions, cell, pbc, 5.0)
+            try:
+                neighbor_list(positions, cell, pbc, 5.0)
+            except ValueError as error:
+                if type(error) is not ValueError:  # numpy's own is one too
+                    raise
 
         act = (lists, supercells, extremes)[number % 3]
         return f"cells seed {seed} number {number} ({act.__name__})", act
@@ -104,7 +108,7 @@ OUTSIDE = (
     "NaN",
     "infinity",
     "coincident",
-    "no volume",
+    "flat",
     "Pu",
     "nothing",
 )
