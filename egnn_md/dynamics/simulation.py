@@ -191,15 +191,19 @@ class Simulation:
         """Write what was observed to the files. Raises RunError if they are not as this process left them."""
         if self._frames and not self._failed_to_write:
             self._failed_to_write = True  # what a failure leaves half written is cut off by a resume
-            for path, size in self._sizes.items():
-                if _size(path) != size:
-                    raise RunError(f"{path} was changed or removed while the run went on: what it held is lost")
+            self._check_files(self._sizes)
             self.trajectory.append(self._frames)
             self.log.append(self._rows)
             self._sizes = {path: _size(path) for path in self._sizes}
+            self._check_files({path: size or -1 for path, size in self._sizes.items()})  # removed while it was written
             self._failed_to_write = False
         self._frames, self._rows = [], []
         self._flushed = time.monotonic()
+
+    def _check_files(self, sizes: dict[Path, int]) -> None:
+        for path, size in sizes.items():
+            if _size(path) != size:
+                raise RunError(f"{path} was changed or removed while the run went on: what it held is lost")
 
     def save_state(self) -> None:
         """Flush, and save a state from which the run can go on; nothing after a flush that failed."""

@@ -312,6 +312,22 @@ def test_a_trajectory_deleted_in_flight_ends_the_run(tmp_path: Path) -> None:
         simulation.run()
 
 
+def test_a_trajectory_deleted_while_it_is_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = md.start(ethanol(), MDSettings(steps=100, interval=1), tmp_path)
+    simulation.flush()
+    simulation._advance()
+    simulation.record()
+    append = simulation.log.append
+
+    def removing(rows: Any) -> None:
+        (tmp_path / "trajectory.traj").unlink()
+        append(rows)
+
+    monkeypatch.setattr(simulation.log, "append", removing)
+    with pytest.raises(RunError, match="changed or removed"):
+        simulation.flush()
+
+
 def test_overwriting_takes_the_run_and_nothing_else(tmp_path: Path) -> None:
     md.start(ethanol(), MDSettings(steps=10, format="xtc"), tmp_path).run()
     (tmp_path / "notes.txt").write_text("mine")
