@@ -72,15 +72,24 @@ def _check_numbers(path: Path, values: Any, where: str = "") -> None:
     elif isinstance(values, int | float) and not isinstance(values, bool):
         largest = next((bound for word, bound in LARGEST.items() if word in where), LARGEST_NUMBER)
         if not abs(values) <= largest:
-            raise ConfigError(f"{path}: {where} is {str(values)[:30]}; it can be at most {largest:g}")
+            raise ConfigError(f"{path}: {where} is {_said(values)[:30]}; it can be at most {largest:g}")
+
+
+def _said(value: Any) -> str:
+    """Whatever a file has, Python's limit on the digits of whole numbers included."""
+    try:
+        return str(value)
+    except ValueError:
+        return "thousands of digits"
 
 
 def _config_class(path: Path, task: Any) -> type[RunConfig]:
     if isinstance(task, str) and task in TASKS:
         return task_class(task).config_class
-    near = difflib.get_close_matches(str(task)[:100], TASKS, n=1, cutoff=0.5)
+    said = _said(task)[:100]
+    near = difflib.get_close_matches(said, TASKS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known tasks: {', '.join(TASKS)}"
-    raise ConfigError(f"{path}: unknown task {str(task)[:100]!r}; {hint}")
+    raise ConfigError(f"{path}: unknown task {said!r}; {hint}")
 
 
 def _explain(path: Path, config_class: type[RunConfig], error: ValidationError) -> list[str]:

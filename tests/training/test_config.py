@@ -108,3 +108,12 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         load_config(tmp_path / "absent.toml")
     with pytest.raises(ConfigError, match="not readable"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["task = {}\n", "seed = {}\n[data]\nfiles = ['a.npz']\n[model]\n[training]\nmax_steps = 10\n"]
+)
+def test_numbers_that_python_does_not_print_are_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(text.format("0x" + "f" * 5000))
+    with pytest.raises(ConfigError, match="thousands of digits"):
+        load_config(tmp_path / "config.toml")
