@@ -199,6 +199,8 @@ def company(place: Path) -> Tally:
         for what in ("go_on", "begin"):
             arguments = (verb.go_on if what == "go_on" else verb.begin)(folder)
             second = call(arguments, folder, kill_after=20.0, label="-second")
+            while "holds no" in second.said and time.monotonic() < deadline:  # nothing to go on from yet
+                second = call(arguments, folder, kill_after=20.0, label="-second")
             tally.counts["tried"] += 1
             refused = "process" in second.said or (what == "begin" and "already holds" in second.said)
             if second.code != 2 or not refused:
