@@ -6,6 +6,7 @@ checked field by field, and tensors are compared with what that configuration as
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import json
@@ -103,7 +104,8 @@ def save(model: nn.Module, path: str | Path, information: Mapping[str, Any] | No
     """Write a checkpoint atomically: the old file stays whole until the new one is.
 
     `information` (JSON values) is kept under its keys: name, description, licence, training_data, held_out, command, …
-    Raises ValueError if it redefines what the model itself says, and CheckpointError for an unregistered model.
+    Raises ValueError if it redefines what the model itself says, CheckpointError for an unregistered model, OSError if
+    there is no room.
     """
     from egnn_md import __version__
 
@@ -124,7 +126,10 @@ def save(model: nn.Module, path: str | Path, information: Mapping[str, Any] | No
     header["sha256"] = _digest(header["kind"], header["config"], tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+        try:
+            save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+        except SafetensorError as error:  # a full disk, which is an OSError elsewhere
+            raise OSError(errno.EIO, f"cannot be written: {error}", str(path)) from error
 
 
 def _digest(kind: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -112,6 +114,21 @@ def test_unknown_names_list_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_p
     with pytest.raises(CheckpointError, match="shipped models are alpha, beta"):
         resolve("gamma")
     assert resolve("beta") == tmp_path / "b"
+
+
+def test_a_full_disk_is_an_os_error_and_the_old_file_stays(
+    checkpoint_file: Path, random_potential: Callable[..., Potential]
+) -> None:
+    before, limits = checkpoint_file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written: .*File too large.*random\.safetensors"):
+            save(random_potential(seed=1), checkpoint_file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert checkpoint_file.read_bytes() == before
 
 
 def test_only_registered_models_are_saved(tmp_path: Path) -> None:
