@@ -22,7 +22,7 @@ AT_ONCE = 64
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = make_parser(__doc__, data=False, model="egnn-xtb-1")
+    parser = make_parser(__doc__, data=False, model="egnn-xtb")
     parser.add_argument("file", type=Path, help="npz of labelled structures")
     options = parse(parser, arguments)
     warnings.simplefilter("ignore", ExtrapolationWarning)
