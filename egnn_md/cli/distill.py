@@ -40,11 +40,16 @@ def distill(
     start: Annotated[str, Option(help="Model to fine-tune; none; auto: the shipped one that knows the elements.")] = (
         "auto"
     ),
-    labels: Annotated[int, Option(help="Frames to label in a round.")] = 100,
+    labels: Annotated[
+        int | None,
+        Option(help="Frames to label in a round.", show_default="100; with --budget as many as fit, 500 at most"),
+    ] = None,
     rounds: Annotated[int, Option(help="At most.")] = 5,
     target: Annotated[float | None, Option(help="Stop at this force error, meV/Å.", show_default="none")] = None,
     budget: Annotated[str | None, Option(help="Time for everything: 30m, 2h.", show_default="none")] = None,
-    steps: Annotated[int, Option(help="Training steps of a round; the last has three times as many.")] = 2000,
+    steps: Annotated[
+        int, Option(help="Training steps of a round; the last has three times as many. With --budget, time decides.")
+    ] = 2000,
     ps: Annotated[float, Option(help="Of each copy's dynamics in the last round, ps.")] = 2.0,
     copies: Annotated[int, Option(help="Of the dynamics, over molecules and temperatures.")] = 16,
     timestep: Annotated[float, Option(help="fs.")] = 0.5,

@@ -20,7 +20,7 @@ from egnn_md.distill.explore import choose, explore
 from egnn_md.distill.label import LabelWorker
 from egnn_md.distill.settings import DistillError, Settings
 from egnn_md.distill.start import first_frames, numbers_of, read_molecules, read_own
-from egnn_md.distill.student import load_student, measure, seconds_per_step, starting_model, train
+from egnn_md.distill.student import Length, load_student, measure, starting_model, train
 from egnn_md.distill.teacher import Teacher
 from egnn_md.storage import Hold, read_json, write_json, write_whole
 
@@ -35,10 +35,15 @@ EXPLORE_SHARE, LABEL_SHARE = 0.1, 0.2
 """Of the budget that is left: for the dynamics of a round and for its labels; what is left after the last training goes
 into the test in the same way, but more of it."""
 TEST_SHARE: Final = 0.3
+SHORTEST: Final = 10.0
+"""Seconds of a training, whatever is left."""
 FEWEST_LABELS: Final = 10
-FIRST_STEPS: Final = 500
-"""Of a training whose speed is not known yet, with a budget."""
+LABELS, LABELS_IN_BUDGET = 100, 500
+"""Of a round, unless the settings say; with a budget, as many of these as fit into their share of it."""
 CHUNK: Final = 8
+FRAMES_OF_A_COPY: Final = 40
+CANDIDATES: Final = 4
+"""For each label, at least."""
 TEST_FRAMES: Final = 30
 """For each temperature, never trained on."""
 
@@ -69,6 +74,7 @@ class Distillation:
             read_molecules(list(settings.molecules), settings.seed)
             write_json(note, settings.to_dict())
         self.starts = self._starts()
+        self.labels = settings.labels or (LABELS if settings.budget is None else LABELS_IN_BUDGET)
         self.label_seconds: float | None = None
         """Of one label, by all workers together."""
         self.began, self.spent = time.monotonic(), self._spent_before()
@@ -87,13 +93,15 @@ class Distillation:
                 errors.append(self._measured(folder, k, student, labelled))
             last = self._is_last(k, errors)
             if not last or student is None:
-                student = str(train(folder / "train", "student", data, student, self._steps(k), self.settings.seed + k))
+                student = str(
+                    train(folder / "train", "student", data, student, self._length(k), self.settings.seed + k)
+                )
             self._note_time()
             if last:
                 break
-        steps = self._steps(self.settings.rounds, last=True)
+        length = self._length(self.settings.rounds, last=True)
         last_folder = self.folder / "last"
-        model = train(last_folder / "train", self.folder.resolve().name, data, student, steps, self.settings.seed + 99)
+        model = train(last_folder / "train", self.folder.resolve().name, data, student, length, self.settings.seed + 99)
         test = self._labelled(last_folder, 99, str(model), test=True)
         self._note_time()
         left = self._share(1.0)
@@ -138,8 +146,9 @@ class Distillation:
         settings = self.settings
         seed = settings.seed + 1000 * (k + 1)
         if student is None:
-            return first_frames(self.starts, self._n_labels(settings.labels, LABEL_SHARE), seed)
+            return first_frames(self.starts, self._n_labels(self.labels, LABEL_SHARE), seed)
         span = settings.picoseconds * (1.0 if test else min(1.0, 2.0 ** (k + 1 - settings.rounds)))
+        n_labels = self._n_labels(self.labels, LABEL_SHARE)
         self.machine.tell(f"{_name(k)}: {settings.copies} copies of {span:g} ps")
         found = explore(
             load_student(student),
@@ -150,6 +159,7 @@ class Distillation:
             timestep=settings.timestep,
             name=_name(k),
             seed=seed,
+            n_frames=max(FRAMES_OF_A_COPY, CANDIDATES * n_labels // settings.copies),
             seconds=self._share(TEST_SHARE if test else EXPLORE_SHARE),
         )
         if found.ended:
@@ -157,7 +167,7 @@ class Distillation:
         if not found.frames:
             raise DistillError("every copy blew up at its first step: give better structures")
         if not test:
-            return choose(found.frames, self._n_labels(settings.labels, LABEL_SHARE), seed)
+            return choose(found.frames, n_labels, seed)
         rng, frames = np.random.default_rng([seed, 3]), []
         tags = list(dict.fromkeys(atoms.info["tag"] for atoms in found.frames))
         of_each = -(-self._n_labels(TEST_FRAMES * len(tags), TEST_SHARE) // len(tags))
@@ -190,19 +200,15 @@ class Distillation:
             return True
         return k == self.settings.rounds - 1
 
-    def _steps(self, k: int, last: bool = False) -> int:
-        """Of a training: as the settings say, or as many as fit in its share of the budget. Kept, once decided."""
-        path = self.folder / "rounds" / f"steps-{'last' if last else k}.json"
-        if path.exists():
-            return int(numbers_of(path, "steps")["steps"])
-        steps = self.settings.steps * (3 if last else 1)
-        if self.settings.budget is not None:
-            speeds = (seconds_per_step(done) for done in sorted((self.folder / "rounds").glob("*/train")))
-            speed = [found for found in speeds if found]
-            seconds = self._share(LAST_SHARE if last else ROUND_SHARE) or 0.0
-            steps = max(100, round(seconds / speed[-1])) if speed else FIRST_STEPS
-        write_json(path, {"steps": steps})
-        return steps
+    def _length(self, k: int, last: bool = False) -> Length:
+        """Of a training: as the settings say, or its share of the budget. Kept, once decided."""
+        path = self.folder / "rounds" / f"length-{'last' if last else k}.json"
+        seconds = self._share(LAST_SHARE if last else ROUND_SHARE)
+        if seconds is None:
+            return Length(steps=self.settings.steps * (3 if last else 1))
+        if not path.exists():
+            write_json(path, {"minutes": max(seconds, SHORTEST) / 60.0})
+        return Length(minutes=float(numbers_of(path, "minutes")["minutes"]))
 
     def _share(self, share: float) -> float | None:
         """Seconds: so much of the budget that is left; None without one."""

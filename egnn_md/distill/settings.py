@@ -24,8 +24,8 @@ class Settings:
     """K: of the student's dynamics, in which frames are found."""
     start: str = "auto"
     """A model to fine-tune; "auto": the shipped one that knows the elements, if there is one; "none"."""
-    labels: int = 100
-    """Frames chosen in a round."""
+    labels: int | None = None
+    """Frames chosen in a round; None: 100, or with a budget as many as fit into their share of it, 500 at most."""
     rounds: int = 5
     target: float | None = None
     """meV/Å: stop when the measured error is no larger."""
@@ -46,10 +46,10 @@ class Settings:
             raise DistillError("give at least one SMILES or file of structures")
         if not self.temperatures or not all(0 < t < 1e4 for t in self.temperatures):
             raise DistillError("--temperature must be above 0 K")
-        for name in ("labels", "rounds", "steps", "copies"):
+        for name in ("rounds", "steps", "copies"):
             if getattr(self, name) < 1:
                 raise DistillError(f"--{name} must be at least 1, not {getattr(self, name)}")
-        if self.labels < 10:
+        if self.labels is not None and self.labels < 10:
             raise DistillError(
                 f"--labels must be at least 10 in a round, not {self.labels}: errors could not be measured"
             )

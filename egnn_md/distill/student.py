@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 FEWEST_VALID: Final = 10
 """Frames, where there are enough: fewer choose a checkpoint by chance."""
 VALID_SHARE: Final = 0.1
-BATCH: Final = 8
+BATCH: Final = 4
+"""Frames of a step: of few labels, many small steps make the most."""
+COMPILED_FROM: Final = 15.0
+"""Minutes of a training, from which the one or two that compiling its steps takes are won back."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """Of a training; what ends first ends it."""
+
+    steps: int | None = None
+    minutes: float | None = None
 
 
 def starting_model(start: str, structures: list[Atoms]) -> str | None:
@@ -75,7 +86,7 @@ def _figures(errors: list[Any]) -> dict[str, float]:
     return {"frames": len(errors), "force_mae": mae, "force_rmse": rmse}
 
 
-def train(folder: Path, name: str, data: list[Path], init_from: str | None, steps: int, seed: int) -> Path:
+def train(folder: Path, name: str, data: list[Path], init_from: str | None, length: Length, seed: int) -> Path:
     """Train in `folder`, or go on there; returns the finished model's file. `data`: labelled extxyz files.
 
     The learning rate starts anew. Raises DistillError if there are too few frames.
@@ -95,29 +106,36 @@ def train(folder: Path, name: str, data: list[Path], init_from: str | None, step
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         config = folder.with_name(f"{folder.name}.toml")
-        config.write_text(_configuration(name, data, init_from, steps, seed))
+        config.write_text(_configuration(name, data, init_from, length, seed))
         return Path(begin(config, None, folder, resources))
 
 
-def _configuration(name: str, data: list[Path], init_from: str | None, steps: int, seed: int) -> str:
+def _configuration(name: str, data: list[Path], init_from: str | None, length: Length, seed: int) -> str:
     import json
 
     from egnn_md.data.frame_files import read_frames
     from egnn_md.data.frames import concatenate
 
     frames = concatenate([read_frames(path) for path in data])
-    every = max(1, min(500, steps // 4))
+    steps, minutes = length.steps, length.minutes
+    every = 500 if steps is None else max(1, min(500, steps // 4))
+    long = minutes is not None and minutes >= COMPILED_FROM
     words = {
+        **({} if steps is None else {"max_steps": steps}),
+        **({} if minutes is None else {"max_minutes": round(minutes, 3)}),
+        "batch_size": min(BATCH, len(frames)),
+        "validate_every": every,
+        "checkpoint_every": max(1, min(200, every)),
+        "warmup_steps": 100,
         "stress_weight": 10.0 if frames.stress is not None else 0.0,
-        "learning_rate": 3e-3 if init_from is None else 1e-3,
-        "ema_decay": 0.99 if steps < 3000 else 0.999,
+        "learning_rate": 5e-3 if init_from is None else 2e-3,
+        "ema_decay": 0.99 if steps is not None and steps < 3000 else 0.999,
+        "compile": str(long).lower(),
     }
     lines = [f"name = {json.dumps(name)}", f"seed = {seed}"]
     lines += [] if init_from is None else [f"init_from = {json.dumps(init_from)}"]
     lines += ["[data]", f"files = {json.dumps([str(path.resolve()) for path in data])}"]
-    lines += [f"valid_fraction = {valid_fraction(frames.group.tolist()):.3f}", "test_fraction = 0.0"]
-    lines += ["[training]", f"max_steps = {steps}", f"batch_size = {min(BATCH, len(frames))}"]
-    lines += [f"validate_every = {every}", f"checkpoint_every = {max(1, min(200, every))}", "warmup_steps = 100"]
+    lines += [f"valid_fraction = {valid_fraction(frames.group.tolist()):.3f}", "test_fraction = 0.0", "[training]"]
     return "\n".join([*lines, *(f"{key} = {value}" for key, value in words.items())]) + "\n"
 
 
@@ -134,13 +152,3 @@ def valid_fraction(groups: list[str]) -> float:
         if enough <= sides.count("valid") < len(groups):
             return round(float(fraction), 3)
     raise DistillError(f"{len(groups)} labelled frames are too few to train and to validate: more --labels")
-
-
-def seconds_per_step(folder: Path) -> float | None:
-    """Of a training that is done, from its log; None if it cannot be told."""
-    try:
-        with (folder / "log.csv").open(newline="") as file:
-            last = list(csv.DictReader(file))[-1]
-        return float(last["time_s"]) / max(1, int(last["step"]))
-    except (OSError, IndexError, KeyError, ValueError):
-        return None

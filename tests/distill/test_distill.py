@@ -132,22 +132,23 @@ def test_fine_tuning_ends_at_the_target(capsys: pytest.CaptureFixture[str]) -> N
         ("distill.json", "[" * 100_000),
         ("distill.json", "[]"),
         ("time.json", '{"seconds": []}'),
-        ("rounds/steps-0.json", "{"),
+        ("rounds/length-0.json", "{"),
     ],
 )
 def test_damage_is_told(name: str, text: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (folder / "rounds" / "00").mkdir(parents=True)
-    write_json(folder / "distill.json", SETTINGS.to_dict())
+    settings = replace(SETTINGS, budget=100.0)
+    write_json(folder / "distill.json", settings.to_dict())
     ase.io.write(folder / "rounds" / "00" / "labelled.extxyz", [molecule("H2O")] * 4)
     (folder / name).write_text(text)
     with pytest.raises((DistillError, StorageError), match=f"{name}|of another version"):
-        Distillation(folder, SETTINGS, Machine(Here())).run()
+        Distillation(folder, settings, Machine(Here())).run()
 
 
 def test_a_budget_that_is_gone_leaves_the_least_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dynamics, labels and the card's runs too, not the trainings alone."""
-    monkeypatch.setattr(rounds, "FIRST_STEPS", 4)
+    monkeypatch.setattr(rounds, "SHORTEST", 0.5)
     monkeypatch.setattr(card, "NVE_PS", 2.0)
     monkeypatch.setattr(card, "STABILITY_PS", 5.0)
     monkeypatch.setattr(rounds, "TEST_FRAMES", 30)
