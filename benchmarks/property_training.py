@@ -115,11 +115,10 @@ def trained(variant: Any, train: Any, seconds: float) -> tuple[int, Any]:
     """Steps taken in `seconds` of processor time, and the network with its averaged weights."""
     import numpy as np
     import torch
-    from torch.optim.swa_utils import AveragedModel
 
     from egnn_md.chemistry.targets import NAMES
     from egnn_md.models.property import PropertyConfig, PropertyModel
-    from egnn_md.training.module import moving_average
+    from egnn_md.training.module import MovingAverage
     from egnn_md.training.optimizer import build_optimizer, schedule
     from egnn_md.training.property import (
         MoleculeBatches,
@@ -136,7 +135,7 @@ def trained(variant: Any, train: Any, seconds: float) -> tuple[int, Any]:
     sizes = (OURS if network == "vectors" else PAPER) | model_changes
     normalisation = fit_normalisation(train, elements, network, NAMES)
     model = PropertyModel(PropertyConfig(elements, **normalisation, network=network, **sizes))
-    average = AveragedModel(model, multi_avg_fn=moving_average(settings.ema_decay))
+    average = MovingAverage(model, settings.ema_decay)
     optimizer = build_optimizer(model, settings.optimizer, settings.learning_rate)
     loss = PropertyLoss(model, settings, mean_absolute_deviation(train, NAMES))
     batches, random, order, steps = MoleculeBatches(train, NAMES), np.random.default_rng(0), np.empty(0, np.int64), 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from egnn_md.checkpoint import load, read_header, save
 from egnn_md.chemistry.elements import symbols
+from egnn_md.chemistry.structures import charge_of, said_charge
 from egnn_md.distill.explore import affordable, explore
 from egnn_md.distill.settings import Settings
 from egnn_md.distill.start import read_own
@@ -62,6 +64,7 @@ def finish(
             "test": error,
             "rounds": [{key: found[key] for key in ("round", "n_frames", "force_mae")} for found in errors],
             "elements": symbols(sorted({int(z) for atoms in frames for z in atoms.numbers})),
+            "charges": sorted({round(charge_of(atoms), 3) for atoms in frames}),
             **_dynamics(trained, unseen, settings, seconds),
             **_speed(trained, unseen[0], teacher),
         }
@@ -97,7 +100,8 @@ def card(summary: dict[str, Any], settings: Settings) -> str:
     lines += [f"- Teacher: {settings.teacher} {' '.join(settings.options)}".rstrip()]
     lines += [f"- Started from: {summary['start'] or 'nothing'}; {summary['labels']} labels in {len(rounds)} rounds"]
     lines += [f"- {summary['failed_labels']} labels failed and were set aside", f"- Elements: {summary['elements']}"]
-    lines += ["- Neutral closed shells only", "", "## Errors", ""]
+    lines += [f"- Charges: {', '.join(f'{q:+g}' if q else '0' for q in summary['charges'])} e; closed shells only"]
+    lines += ["", "## Errors", ""]
     lines += [f"Forces on {test['n_frames']} frames of its own dynamics that no training saw.", ""]
     lines += ["| | frames | MAE meV/Å | RMSE meV/Å |", "|---|---|---|---|"]
     for kind in ("temperature", "molecule"):
@@ -118,8 +122,8 @@ def card(summary: dict[str, Any], settings: Settings) -> str:
     ]
     lines += ["", "## Where it must not be used", ""]
     lines += [
-        f"Above {max(settings.temperatures):g} K, for other molecules than those it learned from, for reactions, ions "
-        "and radicals. The extrapolation signal tells when a structure is unlike its data."
+        f"Above {max(settings.temperatures):g} K, for other molecules and charges than those it learned from, for "
+        "reactions and radicals. The extrapolation signal tells when a structure is unlike its data."
     ]
     return "\n".join(lines) + "\n"
 
@@ -171,15 +175,16 @@ def _dynamics(trained: Path, frames: list[Atoms], settings: Settings, seconds: f
 
 def _speed(trained: Path, atoms: Atoms, teacher: Teacher) -> dict[str, float]:
     """Seconds of one call each, the fastest of several, at places that differ a little."""
-    from egnn_md.predict import Predictor
+    from egnn_md.predict import ChargeError, PredictionError, Predictor
 
     predictor, calculate = Predictor(trained, dtype="float32"), teacher.open()
     rng, numbers = np.random.default_rng(0), np.asarray(atoms.numbers, np.int64)
-    student, labels, moved = [], [], atoms.copy()
+    student, labels, moved, charge = [], [], atoms.copy(), said_charge(atoms)
     for k in range(12):
         moved.positions = atoms.positions + 0.003 * rng.normal(size=atoms.positions.shape)
         began = time.perf_counter()
-        predictor(moved.positions, numbers, moved.cell.array, moved.pbc)
+        with contextlib.suppress(PredictionError, ChargeError):  # of a bad student
+            predictor(moved.positions, numbers, moved.cell.array, moved.pbc, charge)
         student.append(time.perf_counter() - began)
         if k < 4:
             moved.calc = calculate(moved)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from egnn_md.chemistry.structures import NEUTRAL, charge_of
 from egnn_md.distill.settings import DistillError
 from egnn_md.storage import read_json
 
@@ -39,11 +40,14 @@ def read_molecules(words: list[str], seed: int) -> list[Atoms]:
         else:
             found += conformers(word, seed)
     for atoms in found:
-        if atoms.info.get("charge") not in (None, 0) or atoms.info.get("spin") not in (None, 1):
-            raise DistillError(
-                f"{atoms.info['molecule']} is charged or a radical: potentials here are neutral singlets"
-            )
+        if atoms.info.get("spin") not in (None, 1):
+            raise DistillError(f"{atoms.info['molecule']} is a radical: potentials here know closed shells only")
     return found
+
+
+def is_charged(atoms: Atoms) -> bool:
+    """Whether a structure says so."""
+    return abs(charge_of(atoms)) > NEUTRAL
 
 
 def _of_file(path: Path) -> list[Atoms]:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from egnn_md.checkpoint import load, read_header, shipped_models, shipped_name
+from egnn_md.checkpoint import load, read_header, shipped_name
 from egnn_md.chemistry.elements import symbols
+from egnn_md.chemistry.structures import NEUTRAL
 from egnn_md.distill.settings import DistillError
+from egnn_md.distill.start import is_charged
 from egnn_md.models.potential import Potential
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 FEWEST_VALID: Final = 10
 """Frames, where there are enough: fewer choose a checkpoint by chance."""
 VALID_SHARE: Final = 0.1
+STARTS: Final = ("organic-xtb", "egnn-xtb")
+"""Shipped models, in the order in which they are tried: the first is the faster one, the other knows more."""
 BATCH: Final = 4
 """Frames of a step: of few labels, many small steps make the most."""
 COMPILED_FROM: Final = 15.0
@@ -38,20 +42,21 @@ class Length:
 
 def starting_model(start: str, structures: list[Atoms]) -> str | None:
     """Name or path of the model to fine-tune; None to begin with nothing. Raises DistillError, CheckpointError."""
-    elements = {int(z) for atoms in structures for z in atoms.numbers}
+    elements, ions = {int(z) for atoms in structures for z in atoms.numbers}, any(map(is_charged, structures))
     if start == "none":
         return None
     if start == "auto":
-        fitting = [name for name in shipped_models() if _knows(name, elements)]
-        return min(fitting, key=lambda name: len(read_header(name)["config"]["elements"])) if fitting else None
-    if not _knows(start, elements):
-        raise DistillError(f"--start {start} is no potential that knows {symbols(sorted(elements))}: --start none")
+        return next((shipped_name(name) for name in STARTS if _knows(name, elements, ions)), None)
+    if not _knows(start, elements, ions):
+        kind = "potential for ions" if ions else "potential"
+        raise DistillError(f"--start {start} is no {kind} that knows {symbols(sorted(elements))}: --start none")
     return shipped_name(start) or str(Path(start).resolve())
 
 
-def _knows(model: str, elements: set[int]) -> bool:
+def _knows(model: str, elements: set[int], ions: bool) -> bool:
     header = read_header(model)
-    return header.get("kind") == "potential" and elements <= set(header["config"]["elements"])
+    config = header["config"] if header.get("kind") == "potential" else {"elements": ()}
+    return elements <= set(config["elements"]) and (not ions or bool(config.get("long_range", False)))
 
 
 def load_student(model: str | Path) -> Potential:
@@ -135,7 +140,10 @@ def _configuration(name: str, data: list[Path], init_from: str | None, length: L
     lines = [f"name = {json.dumps(name)}", f"seed = {seed}"]
     lines += [] if init_from is None else [f"init_from = {json.dumps(init_from)}"]
     lines += ["[data]", f"files = {json.dumps([str(path.resolve()) for path in data])}"]
-    lines += [f"valid_fraction = {valid_fraction(frames.group.tolist()):.3f}", "test_fraction = 0.0", "[training]"]
+    lines += [f"valid_fraction = {valid_fraction(frames.group.tolist()):.3f}", "test_fraction = 0.0"]
+    if init_from is None and frames.charge is not None and bool(np.any(np.abs(frames.charge) > NEUTRAL)):
+        lines += ["[model]", "long_range = true", "charge_response = true"]
+    lines += ["[training]"]
     return "\n".join([*lines, *(f"{key} = {value}" for key, value in words.items())]) + "\n"
 
 

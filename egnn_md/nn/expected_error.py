@@ -13,6 +13,8 @@ from torch import Tensor, nn
 FloatArray = NDArray[np.float64]
 EDGES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 2.0, 4.0)
 """Between these signals atoms are taken together."""
+LARGEST: Final = 10.0
+"""eV/Å: what an atom's error counts at most: beyond, all is wrong alike, and one atom must not speak for the rest."""
 FEWEST: Final = 30
 """Atoms that a mean is worth something of; fewer join those below them."""
 
@@ -36,7 +38,7 @@ class ExpectedError(nn.Module):
     def fit(self, extrapolation: FloatArray, errors: FloatArray) -> None:
         """Signals (n,) and errors (n,) eV/Å of atoms held out; with fewer than `FEWEST` there is no table."""
         known = np.isfinite(extrapolation) & np.isfinite(errors)
-        extrapolation, errors = extrapolation[known], errors[known]
+        extrapolation, errors = extrapolation[known], errors[known].clip(max=LARGEST)
         if len(errors) < FEWEST:
             self.table.fill_(torch.nan)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import math
 from typing import Any, Final, cast
 
 import torch
@@ -20,17 +20,27 @@ from egnn_md.training.task import Task
 _logger = logging.getLogger(__name__)
 MOST_LEFT_OUT: Final = 20
 """Steps in a row without a finite gradient, after which a training ends."""
+LOG_EVERY: Final = 10
+"""Steps, or a divisor of it that validations and checkpoints have in common: logging costs as much as the average."""
 
 
-def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """Exponential moving average that follows more closely while training is young."""
+class MovingAverage(AveragedModel):
+    """Exponential moving average of the weights, which follows more closely while training is young."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model)
+        self.decay = decay
+        self.requires_grad_(False)
 
     @torch.no_grad()
-    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], n_averaged: Tensor | int) -> None:
-        n = float(n_averaged)
-        torch._foreach_lerp_(list(averaged), list(current), 1.0 - min(decay, (1.0 + n) / (10.0 + n)))
-
-    return update
+    def update_parameters(self, model: nn.Module) -> None:
+        """After a step."""
+        n = float(self.n_averaged)
+        weight = 1.0 if n == 0.0 else 1.0 - min(self.decay, (1.0 + n) / (10.0 + n))
+        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), weight)
+        for mine, current in zip(self.module.buffers(), model.buffers(), strict=True):
+            mine.copy_(current)
+        self.n_averaged += 1
 
 
 class TaskModule(LightningModule):
@@ -43,8 +53,8 @@ class TaskModule(LightningModule):
         """A callback of the trainer."""
         self.model = model
         self.config = config
-        self.average = AveragedModel(model, multi_avg_fn=moving_average(config.ema_decay))
-        self.average.requires_grad_(False)
+        self.average = MovingAverage(model, config.ema_decay)
+        self.log_every = math.gcd(LOG_EVERY, config.validate_every, config.checkpoint_every)
         self._error_sums: list[Tensor] = []
         self._not_finite = 0
 
@@ -58,9 +68,10 @@ class TaskModule(LightningModule):
         over processes, of the terms as of their gradients, is the loss of the whole step.
         """
         terms = self.task.loss(self.model, batch, self.budget.scaled(self.global_step))
-        values = {name: terms[name].detach() for name in self.task.loss_names}
-        several = self.trainer.world_size > 1
-        self.log_dict(values, on_step=True, on_epoch=False, prog_bar=True, batch_size=1, sync_dist=several)
+        if (self.global_step + 1) % self.log_every == 0:
+            values = {name: terms[name].detach() for name in self.task.loss_names}
+            several = self.trainer.world_size > 1
+            self.log_dict(values, on_step=True, on_epoch=False, prog_bar=True, batch_size=1, sync_dist=several)
         return terms["loss"]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -68,14 +79,19 @@ class TaskModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.average.update_parameters(self.model)
 
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, *args: Any, **kwargs: Any
+    ) -> None:
         """Clip; a step whose gradient is not finite moves nothing. Raises TrainingDiverged if many in a row are not."""
-        super().configure_gradient_clipping(optimizer, *args, **kwargs)
-        found = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if bool(torch.isfinite(torch.stack([gradient.norm() for gradient in found])).all()):
+        weights = [p for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in weights if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if bool(norm.isfinite()):
             self._not_finite = 0
+            if gradient_clip_val is not None:
+                torch.nn.utils.clip_grads_with_norm_(weights, gradient_clip_val, norm)
             return
-        for gradient in found:
+        for gradient in gradients:
             gradient.zero_()
         self._not_finite += 1
         _logger.warning("step %d: the gradient is not finite, the step is left out", self.global_step)

@@ -43,43 +43,47 @@ class MuonAdam(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            with_grad = [p for p in group["params"] if p.grad is not None]
-            (self._muon if group["muon"] else self._adam)(with_grad, group["lr"])
+            if with_grad := [p for p in group["params"] if p.grad is not None]:
+                (self._muon if group["muon"] else self._adam)(with_grad, group["lr"])
         return loss
 
     def _muon(self, parameters: list[Tensor], learning_rate: float) -> None:
-        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         for p in parameters:
-            state = self.state[p]
-            if not state:
-                state["momentum"] = torch.zeros_like(p)
-            grad = _gradient(p)
-            state["momentum"].lerp_(grad, 0.05)
-            update = grad.lerp(state["momentum"], 0.95)  # Nesterov
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        gradients, momenta = _gradients(parameters), [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_lerp_(momenta, gradients, 0.05)
+        updates = torch._foreach_lerp(gradients, momenta, 0.95)  # Nesterov
+        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        for p, update in zip(parameters, updates, strict=True):
             wide = update if p.shape[0] <= p.shape[1] else update.T
             by_shape.setdefault(tuple(wide.shape), []).append((p, wide))
         for shape, pairs in by_shape.items():
-            updates = orthogonalize(torch.stack([update for _, update in pairs]))
-            for (p, _), update in zip(pairs, updates, strict=True):
-                turned = update if p.shape[0] <= p.shape[1] else update.T
-                p.add_(turned, alpha=-learning_rate * _UPDATE_RMS * max(shape) ** 0.5)
+            found = orthogonalize(torch.stack([update for _, update in pairs])).unbind()
+            turned = [
+                update if p.shape[0] <= p.shape[1] else update.T for (p, _), update in zip(pairs, found, strict=True)
+            ]
+            torch._foreach_add_([p for p, _ in pairs], turned, alpha=-learning_rate * _UPDATE_RMS * max(shape) ** 0.5)
 
     def _adam(self, parameters: list[Tensor], learning_rate: float) -> None:
         for p in parameters:
-            state = self.state[p]
-            if not state:
-                state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
-            grad = _gradient(p)
-            state["step"] += 1
-            state["mean"].lerp_(grad, 0.1)
-            state["square"].mul_(0.99).addcmul_(grad, grad, value=0.01)
-            scale = ((1 - 0.99 ** state["step"]) ** 0.5) / (1 - 0.9 ** state["step"])
-            p.addcdiv_(state["mean"], state["square"].sqrt().add_(1e-8), value=-learning_rate * scale)
+            if not self.state[p]:
+                self.state[p].update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+            self.state[p]["step"] += 1
+        states, gradients = [self.state[p] for p in parameters], _gradients(parameters)
+        means, squares = [state["mean"] for state in states], [state["square"] for state in states]
+        torch._foreach_lerp_(means, gradients, 0.1)
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 0.01)
+        lengths = torch._foreach_sqrt(squares)
+        torch._foreach_add_(lengths, 1e-8)
+        scales = [((1 - 0.99 ** state["step"]) ** 0.5) / (1 - 0.9 ** state["step"]) for state in states]
+        torch._foreach_addcdiv_(parameters, means, lengths, [-learning_rate * scale for scale in scales])
 
 
-def _gradient(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    found = [p.grad for p in parameters if p.grad is not None]
+    assert len(found) == len(parameters)
+    return found
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

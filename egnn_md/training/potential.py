@@ -303,11 +303,21 @@ def _shift_of_zero(start: Potential, frames: Frames, n_frames: int = 512) -> dic
     return dict(zip(present.tolist(), shift.tolist(), strict=True))
 
 
+def _of_each_kind(frames: Frames, count: int) -> NDArray[np.int64]:
+    """At most `count` frames, in order: as many of each tag, or all there are of one, so that rare kinds show."""
+    order = np.random.default_rng(0).permutation(len(frames))
+    tags = np.zeros(len(frames), np.int64) if frames.tag is None else np.unique(frames.tag, return_inverse=True)[1]
+    place = np.empty(len(frames), np.int64)  # of a frame among those of its tag
+    for tag in np.unique(tags):
+        of_tag = order[tags[order] == tag]
+        place[of_tag] = np.arange(len(of_tag))
+    return np.sort(order[np.argsort(place[order], kind="stable")][:count])
+
+
 @torch.no_grad()
 def fit_familiarity(model: Potential, frames: Frames, n_frames: int = STATISTICS_FRAMES) -> None:
     """Take the statistics of the extrapolation signal from a sample of the training structures."""
-    chosen = np.random.default_rng(0).permutation(len(frames))[:n_frames]
-    sample = frames.select(np.sort(chosen))
+    sample = frames.select(_of_each_kind(frames, n_frames))
     batches = FrameBatches(sample, EdgeTable.build(sample, model.config.cutoff), model.dtype)
     features, sums, species = [], [], []
     for start in range(0, len(sample), 64):

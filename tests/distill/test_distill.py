@@ -14,7 +14,9 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 
-from egnn_md.checkpoint import read_header
+from egnn_md.calculators import EGNNCalculator
+from egnn_md.checkpoint import read_header, shipped_name
+from egnn_md.chemistry.structures import charge_of
 from egnn_md.cli import main
 from egnn_md.distill import card, explore, rounds, start, student
 from egnn_md.distill.rounds import Distillation, Machine
@@ -241,7 +243,7 @@ def test_molecules_from_smiles_and_files(tmp_path: Path) -> None:
     rattled = start.first_frames(found, 10, seed=1)
     assert len({atoms.info["group"] for atoms in rattled}) == 10
     assert 0 < np.abs(rattled[0].positions - found[0].positions).max() < 0.1
-    for bad in ("no SMILES", "[NH4+]", "[CH3]"):
+    for bad in ("no SMILES", "[CH3]"):
         with pytest.raises(DistillError):
             start.read_molecules([bad], seed=1)
 
@@ -252,6 +254,31 @@ def test_the_nearest_shipped_model_is_the_start() -> None:
     assert student.starting_model("none", [molecule("H2O")]) is None
     with pytest.raises(DistillError, match="Xe"):
         student.starting_model("organic-xtb", [Atoms("XeH2")])
+    ammonium = start.read_molecules(["[NH4+]"], seed=1)
+    assert student.starting_model("auto", ammonium) == shipped_name("egnn-xtb")
+    assert student.starting_model("auto", [molecule("CH3SH")]) == shipped_name("egnn-xtb")
+    with pytest.raises(DistillError, match="for ions"):
+        student.starting_model("organic-xtb", ammonium)
+
+
+@pytest.mark.parametrize("begin", ["none", "auto"])
+def test_an_ion(begin: str, tmp_path: Path) -> None:
+    """Its charge goes with it: to the teacher, into the data, to a student that learns the atoms' charges."""
+    settings = replace(SETTINGS, teacher="cheap_teachers:ions", options=(), molecules=("C[NH3+]",), rounds=1, steps=8)
+    folder = tmp_path / "ion"
+    summary = Distillation(folder, replace(settings, start=begin), Machine(Here())).run()
+    assert summary["charges"] == [1.0]
+    assert "Charges: +1 e" in (folder / "card.md").read_text()
+    assert read_header(folder / "model.safetensors")["config"]["long_range"]
+    frames = ase.io.read(folder / "data.extxyz", ":")
+    assert {charge_of(atoms) for atoms in frames} == {1.0}
+    rattled = [atoms for atoms in frames if atoms.info["draw"] == "first" or begin == "auto"]
+    assert rattled
+    assert all(abs(atoms.get_charges().sum() - 1.0) < 0.1 for atoms in rattled)
+    if begin == "auto":
+        ion = frames[0].copy()
+        ion.calc = EGNNCalculator(folder / "model.safetensors")
+        assert abs(ion.get_charges().sum() - 1.0) < 0.1
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1h30m", 5400), ("0.5h", 1800)])

@@ -90,3 +90,10 @@ def shipped(log: str = "") -> Any:
             super().calculate(atoms, *words, **options)
 
     return Shipped("organic-xtb")
+
+
+def ions() -> Any:
+    """egnn-xtb as a teacher of what is charged."""
+    from egnn_md.calculators import EGNNCalculator
+
+    return EGNNCalculator("egnn-xtb")

@@ -8,7 +8,9 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
+from egnn_md.calculators import EGNNCalculator
 from egnn_md.chemistry.units import ANGSTROM_PER_BOHR
+from egnn_md.distill.start import conformers
 from egnn_md.nn.valences import TOLERANCE, Valences, stranger
 from egnn_md.predict import EXTRAPOLATION_LIMIT, ExtrapolationWarning, Geometry, PredictionError, Predictor
 
@@ -112,3 +114,30 @@ def test_nothing_known_of_features_hides_no_broken_bond() -> None:
     combined = stranger(unfamiliar, strain)
     assert combined[[0, 2, 3]].tolist() == [7.0, 0.5, 3.0]
     assert math.isnan(combined[1])
+
+
+@pytest.mark.filterwarnings("error::egnn_md.predict.ExtrapolationWarning")
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        *(
+            "[NH4+]",
+            "C[NH3+]",
+            "C[NH+](C)C",
+            "C[N+](C)(C)C",
+            "[OH3+]",
+            "[OH-]",
+            "CC(=O)[O-]",
+            "C[S-]",
+            "[Cl-]",
+            "[Na+]",
+        ),
+        *("c1cc[nH+]cc1", "NC(=[NH2+])N", "c1ccccc1[O-]", "CS(=O)(=O)[O-]", "[O-]C(=O)C[NH3+]", "CN1CCCC1c1cccnc1"),
+    ],
+)
+def test_common_ions_are_known_to_the_newest_model(smiles: str) -> None:
+    atoms = conformers(smiles, 1)[0]
+    atoms.calc = EGNNCalculator("egnn-xtb")
+    atoms.get_potential_energy()
+    assert atoms.calc.results["extrapolation"] < 1.2
+    assert atoms.calc.expected_force_error(atoms.calc.results["extrapolation"]) < 1.0  # eV/Å
