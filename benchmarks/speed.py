@@ -4,7 +4,8 @@ First ethanol: our calculator, through ase, beside the bare network with its gra
 GFN2-xTB (tblite through ase) for growing droplets of ethanol and chains of alkane. All on the same thread, one call of
 each in turn, atoms moved a little between calls as in dynamics; medians of the thread's processor time, which other
 programs on the machine disturb less (of the time that passed, with more threads), and their ratios. --compile: what
-`egnn-md compile` brings, in the same run.
+`egnn-md compile` brings, in the same run. --ani: ANI-2x beside it, one of its networks and all eight, with torchani's
+calculator and cell list, where torchani is installed; the weights are random, on which the time does not depend.
 """
 
 from __future__ import annotations
@@ -168,12 +169,48 @@ def compiled_beside_eager(model: str, rounds: int, largest: int) -> list[dict[st
     return rows
 
 
+def ani2x(members: int) -> Any:
+    """torchani's calculator for ase of the architecture of ANI-2x, float32, with so many networks."""
+    from torchani.arch import Assembler
+    from torchani.utils import SYMBOLS_2X
+
+    builder = Assembler(periodic_table_index=True)
+    builder.set_symbols(SYMBOLS_2X)
+    builder.set_global_cutoff_fn("cosine")
+    builder.set_aev_computer(radial="ani2x", angular="ani2x", strategy="pyaev")
+    builder.set_atomic_networks(ctor="ani2x")
+    builder.set_neighborlist("cell_list")
+    builder.set_zeros_as_self_energies()
+    return builder.assemble(members).requires_grad_(False).float().ase()
+
+
+def beside_ani(model: str, rounds: int, compiled: bool) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    ours = calculator(model, "float32", compiled=compiled)
+    engines = {"ours": ours, "ANI-2x, 1 network": ani2x(1), "ANI-2x, 8 networks": ani2x(8)}
+    for name, atoms in {"C6H14": alkane(6), "water x 64": droplet("H2O", 64)}.items():
+        calls = {label: through_ase(atoms, engine) for label, engine in engines.items()}
+        seconds = interleaved(calls, atoms.positions, rounds)
+        rows.append({"structure": name, "n_atoms": len(atoms), "seconds": seconds})
+    print_table(
+        f"One force call through ase, float32, ours {'compiled' if ours.compiled else 'eager'}",
+        ("structure", "atoms", *(f"{label} ms" for label in engines)),
+        [(row["structure"], row["n_atoms"], *(1e3 * t for t in row["seconds"].values())) for row in rows],
+    )
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = make_parser(__doc__ or "", data=False)
     parser.add_argument("--rounds", type=int, default=30, help="calls of each")
     parser.add_argument("--largest", type=int, default=200, help="leave out structures with more atoms")
     parser.add_argument("--compile", action="store_true", help="compiled force calls too, made first if need be")
+    parser.add_argument("--ani", action="store_true", help="nothing but ANI-2x beside ours; needs torchani")
     options = parse(parser, arguments)
+    if options.ani:
+        result = {"beside_ani": beside_ani(options.model, options.rounds, options.compile)}
+        write_json(options.json, result)
+        return result
     result = {
         "threads": torch.get_num_threads(),
         "overhead": overhead(options.model, 10 * options.rounds),

@@ -147,7 +147,9 @@ class EGNNCalculator(Calculator):  # type: ignore[misc]
 
     @property
     def compiled(self) -> bool:
-        """Whether force calls go through code compiled ahead of time."""
+        """Whether force calls go through code compiled ahead of time: all but those of periodic structures of models
+        with charges, of single atoms and of very large structures.
+        """
         return self._predictor.compiled
 
     def __getstate__(self) -> dict[str, Any]:

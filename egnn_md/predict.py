@@ -235,7 +235,8 @@ class Predictor:
         graph = self._charged(self._graphs(positions, atomic_numbers, cell, pbc), charge)
         if not self._images_looked_for:
             self._warn_of_images([graph])
-        results = [_result(model(graph, stress=stress), 0) for model in self.models]
+        with torch.inference_mode(not any(model.terms for model in self.models)):  # the user's may want autograd
+            results = [_result(model(graph, stress=stress)) for model in self.models]
         structure = Geometry(positions, atomic_numbers, cell, pbc, charge)
         return self._checked(_committee(results) if self.committee else results[0], structure)
 
@@ -431,14 +432,15 @@ def _array(tensor: torch.Tensor) -> FloatArray:
     return array if array.dtype == np.float64 else array.astype(np.float64)
 
 
-def _result(prediction: Prediction, graph: int) -> Result:
+def _result(prediction: Prediction) -> Result:
+    """Of one structure."""
     return Result(
-        energy=prediction.energy[graph].item(),
+        energy=prediction.energy.item(),
         energies=_array(prediction.energies),
         forces=_array(prediction.forces),
-        stress=None if prediction.stress is None else _stress(_array(prediction.stress[graph])),
+        stress=None if prediction.stress is None else _stress(_array(prediction.stress[0])),
         extrapolation=largest(_array(prediction.extrapolation)),
-        **_electric(prediction, graph, slice(None)),
+        **_electric(prediction, 0, slice(None)),
     )
 
 

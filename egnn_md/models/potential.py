@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,9 +29,12 @@ from egnn_md.models.species import Species, check_elements
 from egnn_md.models.terms import EnergyTerm, NuclearRepulsion, ReferenceEnergies, System, TermResult
 from egnn_md.nn.expected_error import ExpectedError
 from egnn_md.nn.familiarity import Familiarity
-from egnn_md.nn.ops import segment_sum
+from egnn_md.nn.ops import is_array, segment_sum
 from egnn_md.nn.valences import Valences, stranger
 from egnn_md.shown import Shown
+
+PART_EDGES = 3000
+"""Edges of a part of a batch in a compiled call: some 10 MB of what they make."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,9 @@ class Potential(Shown, nn.Module):
             vectors, edge_index = self._edges(graph)
             far = None if self.long_range is None else self.long_range.far(graph, self.dtype)
             local_call = self.local_call if differentiable else self.compiled or self._untracked_call
-            energies, gradient, forces, extrapolation, charges, virials = local_call(vectors, species, edge_index, far)
+            inputs = (vectors, species, edge_index, far)
+            call = None if local_call is not self.compiled else in_parts(local_call, *inputs, graph)
+            energies, gradient, forces, extrapolation, charges, virials = call or local_call(*inputs)
             stresses = None
             if stress:
                 stresses = stress_from_edges(vectors, gradient, edge_index, graph.batch, graph.cell, graph.pbc)
@@ -201,6 +207,11 @@ class Potential(Shown, nn.Module):
         """Vectors and ends of the edges within the cutoff. On a GPU of all edges: to know how many are left it would
         have to be waited for, and those beyond add nothing.
         """
+        if is_array(graph.positions) and graph.edge_shift is None:
+            positions, index = graph.positions.numpy(), graph.edge_index.numpy()
+            r = positions.take(index[1], 0) - positions.take(index[0], 0)
+            near = np.flatnonzero(np.einsum("ij,ij->i", r, r) < self.config.cutoff**2)
+            return torch.from_numpy(r.take(near, 0)).to(self.dtype), torch.from_numpy(index.take(near, 1))
         vectors, edge_index = graph.edge_vectors(), graph.edge_index
         if vectors.device.type == "cpu":
             inside = (vectors.square().sum(-1) < self.config.cutoff**2).nonzero().squeeze(-1)
@@ -210,7 +221,11 @@ class Potential(Shown, nn.Module):
     def _untracked_call(
         self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None
     ) -> LocalCall:
-        """`local_call`, of which autograd is told nothing, a tenth of a small molecule's time; ordinary tensors."""
+        """`local_call`, of which autograd is told nothing, a tenth of a small molecule's time; ordinary tensors, unless
+        the caller is in inference mode already.
+        """
+        if torch.is_inference_mode_enabled():
+            return self.local_call(vectors, species, edge_index, far)
         with torch.inference_mode():
             call = self.local_call(vectors, species, edge_index, far)
         return call._replace(
@@ -250,6 +265,41 @@ class Potential(Shown, nn.Module):
             energies = energies + field.energies
         by_edge = self.network.gradient(tape, None if field is None else field.by_features)
         return ForceCall(energies, by_edge + repulsion.by_edge, features, field)
+
+
+def in_parts(
+    local_call: Callable[..., LocalCall],
+    vectors: Tensor,
+    species: Tensor,
+    edge_index: Tensor,
+    far: Far | None,
+    graph: Graph,
+) -> LocalCall | None:
+    """`local_call` of a batch, some structures at a time, so that what their edges make stays in a core's cache; None
+    where that is not to be had: little to cut, atoms or edges that do not lie structure by structure, models with
+    charges.
+    """
+    n_edges = vectors.shape[0]
+    if graph.n_graphs == 1 or far is not None or n_edges < 2 * PART_EDGES:
+        return None
+    owner = graph.batch.index_select(0, edge_index[0])
+    if bool((owner.diff() < 0).any()) or bool((graph.batch.diff() < 0).any()):
+        return None
+    edges = torch.bincount(owner, minlength=graph.n_graphs).cumsum(0)
+    atoms = torch.bincount(graph.batch, minlength=graph.n_graphs).cumsum(0)
+    part = torch.div(edges - 1, PART_EDGES, rounding_mode="floor")
+    last = torch.cat([part[1:] != part[:-1], part.new_ones(1, dtype=torch.bool)])  # structure of each part
+    calls, start, first = [], 0, 0
+    for end, after in zip(edges[last].tolist(), atoms[last].tolist(), strict=True):
+        own = edge_index[:, start:end] - first
+        calls.append(local_call(vectors[start:end], species[first:after], own))
+        start, first = end, after
+    return LocalCall(
+        torch.cat([call.energies for call in calls]),
+        torch.cat([call.gradient for call in calls]),
+        torch.cat([call.forces for call in calls]),
+        torch.cat([call.extrapolation for call in calls]),
+    )
 
 
 def forces_from_edges(gradient: Tensor, edge_index: Tensor, n_atoms: int) -> Tensor:

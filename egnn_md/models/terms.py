@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from egnn_md.graph import Graph
 from egnn_md.nn.layouts import block_size
-from egnn_md.nn.ops import add_rows
+from egnn_md.nn.ops import add_rows, kept
 from egnn_md.nn.radial import distance
 from egnn_md.nn.repulsion import Repulsion
 
@@ -44,12 +44,12 @@ class System:
     @cached_property
     def distances(self) -> Tensor:
         """d_ij, (n_edges, 1)."""
-        return distance(self.vectors)
+        return kept(distance(self.vectors))
 
     @cached_property
     def directions(self) -> Tensor:
         """r̂_ij, (n_edges, 3)."""
-        return self.vectors / self.distances
+        return kept(self.vectors / self.distances)
 
     @cached_property
     def kinds(self) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 _opaque: ContextVar[bool] = ContextVar("egnn_md_opaque_sums", default=False)
 
@@ -69,8 +70,37 @@ def plus_product(x: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
     return x.addmm_(rows, matrix) if rows.dim() == 2 and x.dim() == 2 else x + rows @ matrix
 
 
-def silu_vjp(by: Tensor, x: Tensor) -> Tensor:
-    """∂E by x from ∂E by SiLU(x)."""
+def is_array(values: Tensor) -> bool:
+    """Whether numpy can read it, and nobody else needs to know: a tensor of this process's memory, in inference mode. A
+    small operation costs numpy a third of what it costs torch.
+    """
+    plain = torch.is_inference_mode_enabled() and type(values) is Tensor and values.is_cpu
+    return plain and not values.requires_grad and values.dtype in (torch.float32, torch.float64)
+
+
+def ahead_of_time(values: Tensor) -> bool:
+    """Whether this is a trace of a force call, to be compiled for any number of atoms and edges: the first dimension is
+    a symbol, and no gradients are tracked.
+    """
+    return isinstance(values.shape[0], torch.SymInt) and not torch.is_grad_enabled()
+
+
+def kept(values: Tensor) -> Tensor:
+    """The same values (dense, and nobody else's); in a trace `ahead_of_time` they are stored, where the compiler would
+    make them again in every loop that reads them: per channel instead of per edge, per edge instead of per atom.
+    """
+    return values.as_strided(values.shape, values.stride()) if ahead_of_time(values) else values
+
+
+def product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """rows @ matrixᵀ for many rows; `ahead_of_time` with a dense transpose, which makes it a quarter faster."""
+    return rows @ matrix.mT.contiguous() if ahead_of_time(rows) else linear(rows, matrix)
+
+
+def silu_vjp(by: Tensor, x: Tensor, sigmoid: Tensor | None = None) -> Tensor:
+    """∂E by x from ∂E by SiLU(x); `sigmoid` of x if it is known."""
+    if sigmoid is not None:
+        return by * sigmoid * (1.0 + x * (1.0 - sigmoid))
     if not torch.is_grad_enabled():
         out: Tensor = torch.ops.aten.silu_backward.default(by, x)
         return out

@@ -18,6 +18,7 @@ from torch import Tensor
 from egnn_md.chemistry.elements import COVALENT_RADII
 from egnn_md.nn.constants import WithConstants
 from egnn_md.nn.layouts import EdgeList
+from egnn_md.nn.ops import kept
 from egnn_md.nn.radial import BesselBasis, cutoff_envelope, soft_core
 from egnn_md.nn.symmetric import SymmetricSquare
 from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, PairGradients
@@ -96,7 +97,7 @@ class PairFunctions(WithConstants):
         toward = directions.unsqueeze(-1)
         quadrupoles = None if self.square is None else self.square(toward) - self.square.trace
         layout = EdgeList(edge_index, n_atoms)
-        edges = Edges(layout, toward, radial, envelope * NEIGHBOR_SCALE, quadrupoles)
+        edges = Edges(layout, toward, radial, kept(envelope * NEIGHBOR_SCALE), quadrupoles)
         return PairValues(edges, distances, seen_slope, radial_slope, envelope_slope, self.square)
 
 

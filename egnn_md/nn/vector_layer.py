@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from egnn_md.nn.layouts import Layout
-from egnn_md.nn.ops import plus_product, silu_vjp
+from egnn_md.nn.ops import ahead_of_time, kept, plus_product, product, silu_vjp
 from egnn_md.nn.symmetric import SymmetricSquare
 
 NEIGHBOR_SCALE = 0.25
@@ -86,8 +86,10 @@ class Messages(NamedTuple):
 
     hidden: Tensor
     """Before SiLU, (..., message_dim)."""
+    sigmoid: Tensor | None
+    """Of `hidden`; None where an exponential costs less than an operation."""
     activated: Tensor
-    """After it."""
+    """After SiLU."""
     along: Tensor
     """W_1 m, (..., 1, n_vectors)."""
     across: Tensor | None
@@ -265,7 +267,7 @@ class VectorLayer(nn.Module):
         normed, inverse_norm = normalised(h)
         source, target = linear(normed, w.source, w.source_bias), linear(normed, w.target)
         aggregated: Tensor | None = None
-        vectors, tensors, kept = v, t, []
+        vectors, tensors, tapes = v, t, []
         for edges in blocks:
             message, messages = self._messages(w, source, target, v, edges)
             aggregated = edges.layout.to_centre(message, aggregated)
@@ -276,7 +278,7 @@ class VectorLayer(nn.Module):
             if messages.moment is not None and edges.quadrupoles is not None:
                 tensors = edges.layout.to_centre(edges.quadrupoles * messages.moment, tensors)
             if len(blocks) == 1:
-                kept.append(messages)
+                tapes.append(messages)
         assert aggregated is not None
         assert vectors is not None
         left, right = linear(vectors, w.read_left), linear(vectors, w.read_right)
@@ -293,14 +295,14 @@ class VectorLayer(nn.Module):
             v_scale, v_scaled, v_out = self._scaled(vectors, linear(node, w.vector_scale, w.vector_scale_bias))
         if w.tensor_scale is not None and tensors is not None:
             t_scale, t_scaled, t_out = self._scaled(tensors, linear(node, w.tensor_scale, w.tensor_scale_bias))
-        inputs = (w, blocks, kept, normed, inverse_norm, source, target, v)
+        inputs = (w, blocks, tapes, normed, inverse_norm, source, target, v)
         read = (vectors, left, right, moments, products, node_hidden)
         return State(h, v_out, t_out), Tape(*inputs, *read, v_scale, v_scaled, t_scale, t_scaled)
 
     def _scaled(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x ∘ (1 + scale): the scale as it is multiplied, the product, and the product bounded."""
         scale = scale.unsqueeze(1)
-        scaled = torch.addcmul(x, x, scale)
+        scaled = kept(torch.addcmul(x, x, scale))
         if self.bound is None:
             return scale, scaled, scaled
         return scale, scaled, saturated(scaled, scaled.square().sum(-2, keepdim=True), self.bound)
@@ -323,21 +325,22 @@ class VectorLayer(nn.Module):
         self, w: Weights, source: Tensor, target: Tensor, v: Tensor | None, edges: Edges
     ) -> tuple[Tensor, Messages]:
         """m_ij, and how it came about."""
-        layout = edges.layout
-        hidden = plus_product(layout.sum_of_ends(source, target), edges.radial, w.radial.mT)
-        v_centre = v_neighbor = invariants = None
+        hidden = edges.layout.sum_of_ends(source, target)
+        v_centre = v_neighbor = invariants = sigmoid = None
+        rows, matrices = [edges.radial], [w.radial]
         if v is not None and w.geometry is not None:
-            ends = layout.at_ends(v)
-            v_centre, v_neighbor = ends.unbind(-3)
-            along_edge = (ends * edges.directions.unsqueeze(-3)).sum(-2).flatten(-2)
-            invariants = torch.cat([along_edge, (v_centre * v_neighbor).sum(-2)], -1)
-            hidden = plus_product(hidden, self._bounded(invariants), w.geometry.mT)
-        activated = silu(hidden)
+            v_centre, v_neighbor, invariants = _invariants(v, edges)
+            rows, matrices = [edges.radial, self._bounded(invariants)], [w.radial, w.geometry]
+        hidden = _plus_products(hidden, rows, matrices)
+        if ahead_of_time(hidden):
+            hidden = kept(hidden)
+            sigmoid = kept(torch.sigmoid(hidden))
+        activated = silu(hidden) if sigmoid is None else hidden * sigmoid
         message = activated * edges.weight
-        gates = list(torch.split(linear(message, w.gate).unsqueeze(-2), self.gate_sizes, -1))
+        gates = list(torch.split(product(message, w.gate).unsqueeze(-2), self.gate_sizes, -1))
         moment = gates.pop() if self.n_tensors else None
         along, across = gates[0], None if self.first else gates[1]
-        return message, Messages(hidden, activated, along, across, v_centre, v_neighbor, invariants, moment)
+        return message, Messages(hidden, sigmoid, activated, along, across, v_centre, v_neighbor, invariants, moment)
 
     def vjp(
         self,
@@ -378,7 +381,7 @@ class VectorLayer(nn.Module):
             by_vectors = by_vectors + more
         by_source: Tensor | None = None
         by_target: Tensor | None = None
-        by_v_in = by_vectors
+        by_vectors = by_v_in = kept(by_vectors)
         for k, edges in enumerate(tape.blocks):
             if tape.messages:
                 messages = tape.messages[k]
@@ -438,19 +441,24 @@ class VectorLayer(nn.Module):
         by_gate = torch.cat(by_gates, -1) if len(by_gates) > 1 else by_gates[0]
         by_message = plus_product(edges.layout.at_centre(by_aggregated), by_gate, w.gate)
         by_weight = (by_message * messages.activated).sum(-1, keepdim=True)
-        by_hidden = silu_vjp(by_message * edges.weight, messages.hidden)
-        by_centre = by_neighbor = None
+        by_hidden = silu_vjp(by_message * edges.weight, messages.hidden, messages.sigmoid)
+        by_centre = by_neighbor = by_radial = None
         if messages.invariants is not None and messages.v_centre is not None and messages.v_neighbor is not None:
             assert messages.across is not None
             assert w.geometry is not None
-            by_invariants = self._bounded_vjp(by_hidden @ w.geometry, messages.invariants).unsqueeze(-2)
+            if ahead_of_time(by_hidden):
+                both = by_hidden @ torch.cat([w.radial, w.geometry], 1)
+                by_radial, by_invariants = both.split_with_sizes([w.radial.shape[1], w.geometry.shape[1]], -1)
+            else:
+                by_invariants = by_hidden @ w.geometry
+            by_invariants = self._bounded_vjp(by_invariants, messages.invariants).unsqueeze(-2)
             to_centre, to_neighbor, inner = by_invariants.chunk(3, -1)
             by_centre = torch.addcmul(edges.directions * to_centre, messages.v_neighbor, inner)
             by_neighbor = torch.addcmul(edges.directions * to_neighbor, messages.v_centre, inner)
             by_neighbor = torch.addcmul(by_neighbor, by_sent, messages.across)
             by_directions = torch.addcmul(by_directions, messages.v_centre, to_centre)
             by_directions = torch.addcmul(by_directions, messages.v_neighbor, to_neighbor)
-        _add(by_pairs, by_directions.sum(-1, keepdim=True), by_hidden, w.radial, by_weight)
+        _add(by_pairs, by_directions.sum(-1, keepdim=True), by_weight, by_hidden, w.radial, by_radial)
         return by_hidden, by_centre, by_neighbor
 
     def _bounded(self, products: Tensor) -> Tensor:
@@ -463,13 +471,43 @@ class VectorLayer(nn.Module):
         return by * inverse * inverse * inverse
 
 
-def _add(to: PairGradients, by_directions: Tensor, by_hidden: Tensor, radial: Tensor, by_weight: Tensor) -> None:
+def _invariants(v: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
+    """v_i, v_j and [r̂·v_i; r̂·v_j; v_i·v_j] of each edge."""
+    if ahead_of_time(v):
+        v_centre, v_neighbor = edges.layout.at_centre(v), edges.layout.at_neighbor(v)
+        along = [(end * edges.directions).sum(-2) for end in (v_centre, v_neighbor)]
+    else:
+        ends = edges.layout.at_ends(v)
+        v_centre, v_neighbor = ends.unbind(-3)
+        along = [(ends * edges.directions.unsqueeze(-3)).sum(-2).flatten(-2)]
+    return v_centre, v_neighbor, torch.cat([*along, (v_centre * v_neighbor).sum(-2)], -1)
+
+
+def _plus_products(x: Tensor, rows: Sequence[Tensor], matrices: Sequence[Tensor]) -> Tensor:
+    """x + Σ_k rows_k @ matrices_kᵀ, as `plus_product`; compiled as one product."""
+    if ahead_of_time(x):
+        return x + product(torch.cat(list(rows), -1), torch.cat(list(matrices), 1))
+    for values, matrix in zip(rows, matrices, strict=True):
+        x = plus_product(x, values, matrix.mT)
+    return x
+
+
+def _add(
+    to: PairGradients,
+    by_directions: Tensor,
+    by_weight: Tensor,
+    by_hidden: Tensor,
+    radial: Tensor,
+    by_radial: Tensor | None,
+) -> None:
+    """by_radial: by_hidden @ radial, if it is known."""
     if to.by_directions is None or to.by_radial is None or to.by_weight is None:
-        to.by_directions, to.by_radial, to.by_weight = by_directions, by_hidden @ radial, by_weight
+        to.by_radial = by_hidden @ radial if by_radial is None else by_radial
+        to.by_directions, to.by_weight = by_directions, by_weight
         return
     to.by_directions = to.by_directions + by_directions
-    to.by_radial = plus_product(to.by_radial, by_hidden, radial)
     to.by_weight = to.by_weight + by_weight
+    to.by_radial = plus_product(to.by_radial, by_hidden, radial) if by_radial is None else to.by_radial + by_radial
 
 
 def normalised(h: Tensor) -> tuple[Tensor, Tensor]:

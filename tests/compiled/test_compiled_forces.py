@@ -9,16 +9,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 
 from egnn_md.checkpoint import load, save
 from egnn_md.compiled import forces, store
 from egnn_md.compiled.package import CompilationError, NoCompiler, Package
+from egnn_md.dynamics.batched import Batch, State, run
+from egnn_md.graph import Graph, Prediction
 from egnn_md.models.potential import LocalCall, Potential
+from egnn_md.neighbors import GraphBuilder
 from egnn_md.predict import Geometry, NotCompiledWarning, Predictor
 
 Make = Callable[..., Potential]
@@ -118,6 +123,41 @@ def test_through_the_predictor(packages: Path, random_potential: Make) -> None:
             assert found.energy == pytest.approx(expected.energy, abs=1e-9)
             np.testing.assert_allclose(found.forces, expected.forces, atol=1e-8)
             assert found.extrapolation == pytest.approx(expected.extrapolation, rel=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [(9, 2, 1, 30, 1, 12), (1, 9, 9), (9, 1, 1)])
+def test_a_batch_in_parts(model: Potential, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]) -> None:
+    """Structures in several calls, atoms without neighbours among them, as in one."""
+    build = GraphBuilder(model.config.cutoff)
+    asked = [structure(n, seed=n) for n in sizes]
+    graph = Graph.collate([build(a.positions, a.atomic_numbers, a.cell, a.pbc) for a in asked])
+    sides: list[Prediction] = []
+    for edges in (10**9, 50, 1):
+        monkeypatch.setattr("egnn_md.models.potential.PART_EDGES", edges)
+        sides.append(model(graph))
+    backwards = torch.arange(graph.n_edges - 1, -1, -1)  # edges that do not lie structure by structure
+    sides.append(model(replace(graph, edge_index=graph.edge_index[:, backwards])))
+    for side in sides[1:]:
+        for name in ("energy", "energies", "forces", "extrapolation"):
+            torch.testing.assert_close(getattr(side, name), getattr(sides[0], name), rtol=1e-10, atol=1e-10)
+
+
+def test_energy_holds_as_in_eager_runs(model: Potential, random_potential: Make) -> None:
+    """The same trajectory as far as round-off lets it be, and a total energy that stays."""
+    eager = random_potential(seed=5, reference_energies=(-1.0, -2.0, -3.0, -4.0, -5.0))
+    totals = []
+    for each in (model, eager):
+        batch = Batch(each, [Atoms(a.atomic_numbers, a.positions) for a in (structure(9), structure(12, seed=1))])
+        generator, total = torch.Generator().manual_seed(0), []
+        start = batch.start(torch.full((2,), 300.0), generator)
+
+        def observe(step: int, state: State, batch: Batch = batch, total: list[torch.Tensor] = total) -> None:
+            total.append(state.energy + batch.kinetic_energy(state))
+
+        run(batch, start, 60, 0.1, observe=observe)
+        totals.append(torch.stack(total))
+    torch.testing.assert_close(*totals, rtol=1e-9, atol=1e-7)
+    assert (totals[0] - totals[0][0]).abs().max() < 0.02  # eV, of random forces
 
 
 def test_stress(packages: Path, random_potential: Make) -> None:

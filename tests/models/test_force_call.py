@@ -106,3 +106,16 @@ def test_edges_beyond_the_cutoff_change_nothing(random_potential: Make) -> None:
     here, there = model(near), model(replace(far))
     torch.testing.assert_close(here.energies, there.energies, rtol=1e-13, atol=0)
     torch.testing.assert_close(here.forces, there.forces, rtol=1e-11, atol=1e-12)
+
+
+def test_inference_mode_changes_nothing(random_potential: Make) -> None:
+    """There numpy finds the edges, and sums the bond orders."""
+    model = random_potential()
+    for graph in (several(), make_graph(*molecule("CH3CH2OH"), 9.0), make_graph([8], [[0.0, 0.0, 0.0]], CUTOFF)):
+        expected = model(graph)
+        with torch.inference_mode():
+            found = model(graph)
+        for name in ("energy", "energies", "forces", "extrapolation"):
+            torch.testing.assert_close(
+                getattr(found, name).clone(), getattr(expected, name), rtol=1e-12, atol=1e-12, equal_nan=True
+            )

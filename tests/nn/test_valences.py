@@ -141,3 +141,22 @@ def test_common_ions_are_known_to_the_newest_model(smiles: str) -> None:
     atoms.get_potential_energy()
     assert atoms.calc.results["extrapolation"] < 1.2
     assert atoms.calc.expected_force_error(atoms.calc.results["extrapolation"]) < 1.0  # eV/Å
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_by_numpy_as_by_torch(dtype: torch.dtype) -> None:
+    """In inference mode numpy does it."""
+    valences, random = Valences((1, 6, 7, 26)).to(dtype), torch.Generator().manual_seed(0)
+    vectors = 2.0 * torch.randn(60, 3, generator=random, dtype=dtype)
+    index = torch.randint(7, (2, 60), generator=random)
+    index[:, index[0] == 6] = 0  # an atom without neighbours
+    species = torch.tensor([0, 1, 2, 3, 1, 0, 1])
+    unfamiliar = torch.tensor([0.1, math.nan, 5.0, math.nan, 0.0, 2.0, 0.3], dtype=dtype)
+    expected = valences(vectors, index, species)
+    with torch.inference_mode():
+        found = valences(vectors, index, species)
+        combined = stranger(unfamiliar, found)
+    tolerance = {"rtol": 1e-5, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
+    assert torch.isnan(expected[3])
+    torch.testing.assert_close(found.clone(), expected, equal_nan=True, **tolerance)
+    torch.testing.assert_close(combined.clone(), stranger(unfamiliar, expected), equal_nan=True, **tolerance)
