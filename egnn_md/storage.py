@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import platform
 import secrets
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
+
+FULL: frozenset[int] = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Codes of an OSError where there is no room."""
 
 
 class StorageError(ValueError):
@@ -25,17 +31,40 @@ def write_whole(path: str | Path) -> Iterator[Path]:
 
     The temporary file lies beside `path`, under a name of its own (two writers do not meet) with the same suffix. It is
     on the disk before it takes its place, so that a crash leaves the old file or the new one; an exception inside
-    leaves the old one and no temporary file. Raises OSError as writing does.
+    leaves the old one and no temporary file. Raises OSError as writing does, naming `path` where there is no room.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError inside that says of no file that there is no room, as writes do, says it of `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in FULL:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def require_room(path: Path, n_bytes: int) -> None:
+    """Take so many bytes of the disk beside `path`, and give them back: for libraries that lose what finds no room
+    without a word. Raises OSError naming `path` if they are not there.
+    """
+    with naming(path), tempfile.TemporaryFile(dir=path.parent) as scratch:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(scratch.fileno(), 0, n_bytes)
+        elif shutil.disk_usage(path.parent).free < n_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

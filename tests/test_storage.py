@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from egnn_md.storage import write_json, write_npz, write_whole
+from egnn_md.storage import require_room, write_json, write_npz, write_whole
 
 
 def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
@@ -56,3 +60,30 @@ def test_json_and_npz(tmp_path: Path) -> None:
             assert archive["x"].tolist() == [0, 1, 2]
     write_npz(tmp_path / "plain", {"x": np.arange(3)})
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.npz", "plain"}
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Files of at most 4 kB."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_no_room_is_said_of_the_file(small_disk: None, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write() -> None:
+        with write_whole(path) as temporary:
+            temporary.write_text("new" * 4096)
+
+    for act in (write, lambda: require_room(path, 5000)):
+        with pytest.raises(OSError, match=r"a\.txt") as caught:
+            act()
+        assert caught.value.errno == errno.EFBIG
+    require_room(path, 4000)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TextIO
 import typer
 
 from egnn_md.cli.teaching import QUIET, example_first, teaching_signature
+from egnn_md.storage import FULL
 
 P = ParamSpec("P")
 
@@ -107,7 +108,9 @@ def report_error(error: Exception) -> int | None:
         say(str(error), always=True)
         return 2
     if isinstance(error, OSError) and error.strerror is not None:
-        say(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}", always=True)
+        told = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+        what_to_do = ": make room, then go on (a run: with --resume)" if error.errno in FULL else ""
+        say(told + what_to_do, always=True)
         return 2
     return None
 

@@ -15,6 +15,7 @@ from egnn_md.chemistry.units import EV_PER_A3_PER_BAR
 from egnn_md.dynamics.guard import temperature
 from egnn_md.dynamics.state import RunError
 from egnn_md.dynamics.trajectory import Frame
+from egnn_md.storage import naming
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -79,7 +80,7 @@ class Log:
             writer.writerow(self.columns)
         for row in rows:
             writer.writerow([format(row[name], _FORMATS.get(name, ".7f")) for name in self.columns])
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="") as file:
             file.write(text.getvalue())
 
 

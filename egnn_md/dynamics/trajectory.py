@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from egnn_md.chemistry.units import ANGSTROM_PER_NM
 from egnn_md.dynamics.settings import SettingsError
 from egnn_md.dynamics.state import growing_files
-from egnn_md.storage import write_whole
+from egnn_md.storage import naming, require_room, write_whole
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 FloatArray = NDArray[np.float64]
 _H5_CHUNK: Final = 500
+_ATOM_BYTES, _FRAME_BYTES, _HEAD_BYTES = 256, 4096, 2**16
+"""More than any of the formats needs of an atom in a frame, of a frame, and of a file's head."""
 _DCD_COUNTS: Final = (8, 20)
 """Offsets of the numbers of frames and of steps in a dcd header."""
 
@@ -65,14 +67,21 @@ class Trajectory:
             mdtraj.Trajectory(_rotated(atoms)[0] / ANGSTROM_PER_NM, topology).save_pdb(str(self.topology_file))
 
     def append(self, frames: Sequence[Frame]) -> None:
-        """Write frames to the end of the file."""
+        """Write frames to the end of the file. Raises OSError naming it if there is no room for them, whatever the
+        format's library makes of that.
+        """
         if frames:
-            _WRITERS[self.kind](self.growing, frames)
+            require_room(self.growing, len(frames) * (_FRAME_BYTES + _ATOM_BYTES * len(frames[0].atoms)))
+            with naming(self.growing):
+                _WRITERS[self.kind](self.growing, frames)
 
     def finish(self, atoms: Atoms, interval_fs: float, complete: bool) -> None:
-        """Bring the file into its final form when a run stops; `complete`: no more is to come."""
+        """Bring the file into its final form when a run stops; `complete`: no more is to come. Raises OSError if there
+        is no room; the frames stay, and finishing can be tried again.
+        """
         if self.kind != "h5" or not self.growing.exists():
             return
+        require_room(self.path, self.growing.stat().st_size + _ATOM_BYTES * len(atoms) + _HEAD_BYTES)
         with write_whole(self.path) as temporary:
             _write_h5(temporary, self.growing, atoms, interval_fs, self._known_topology(atoms))
         if complete:

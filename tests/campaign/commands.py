@@ -232,6 +232,7 @@ def _tables(files: dict[str, Path]) -> list[Verb]:
         ("predict jsonl", "many.xyz", "jsonl", [], digest),
         ("predict extxyz", "many.xyz", "extxyz", [], digest),
         ("predict relax", "some.xyz", "csv", ["--relax"], minima),
+        ("predict workers", "many.xyz", "csv", ["--workers", "2"], digest),
     ):
         table = ["predict", str(files[source]), "--threads", "1", *extra]
         made.append(
@@ -240,6 +241,7 @@ def _tables(files: dict[str, Path]) -> list[Verb]:
                 lambda folder, e=ending, t=table: [*t, "-o", str(folder / f"t.{e}"), "--overwrite"],
                 lambda folder, e=ending, t=table: [*t, "-o", str(folder / f"t.{e}"), "--resume"],
                 lambda folder, e=ending, left=left: left(folder / f"t.{e}"),
+                every=16 if "--workers" in extra else 1,
             )
         )
     return made

@@ -1,10 +1,7 @@
-"""Numbers: random cells against supercells counted by hand, and a long run in pieces."""
+"""Numbers: random cells against supercells counted by hand, and what must be refused."""
 
 from __future__ import annotations
 
-import os
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -178,40 +175,5 @@ def refusals(seconds: float, seed: int) -> Tally:
 
     tally = Tally("refusals")
     explore(tally, case, seconds)
-    tally.show()
-    return tally
-
-
-def soak(place: Path, steps: int) -> Tally:
-    """One run of so many steps in ten pieces, each a process of its own: flat memory, one unbroken log."""
-    from commands import frames, prepare
-
-    tally, files = Tally("soak"), prepare(place)
-    folder = place / "soak"
-    peaks, rates = [], []
-    for piece in range(1, 11):
-        total = str(piece * steps // 10)
-        words = ["md", "--resume", str(folder), "--steps", total]
-        if piece == 1:
-            words = ["md", str(files["water.xyz"]), "--model", str(files["small.safetensors"]), "--steps", total]
-            words += ["--seed", "1", "--interval", "10", "--format", "xtc", "-o", str(folder), "--overwrite"]
-        began, child = time.monotonic(), os.fork()
-        if child == 0:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            os.dup2(2, 1)
-            from egnn_md.cli import main
-
-            main([*words, "--threads", "1"])
-            os._exit(0)
-        _, status, used = os.wait4(child, 0)
-        tally.counts["pieces"] += 1
-        peaks.append(used.ru_maxrss / 1024)
-        rates.append(steps / 10 / (time.monotonic() - began))
-        if status:
-            tally.fault(f"a piece ended with status {status}", f"piece {piece}")
-    frames(folder)
-    tally.counts["steps"] = steps
-    if max(peaks[5:]) > 1.1 * peaks[1]:
-        tally.fault(f"memory grew from {peaks[1]:.0f} to {max(peaks[5:]):.0f} MB", "soak")
     tally.show()
     return tally

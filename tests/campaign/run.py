@@ -23,21 +23,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import physics
 import readers
 import runs
+import soak
 from harness import Tally
 
+only = ""
+"""What the names of the verbs hold that are killed."""
 Part = Callable[[Path, float, int], list[Tally]]
 PARTS: dict[str, tuple[float, Part]] = {
     # name: (share of the time, function of a folder, seconds and seed)
     "readers": (0.4, lambda folder, seconds, seed: readers.run(folder, seconds, seed)),
     "bombs": (0.0, lambda folder, seconds, seed: [readers.bombs(folder)]),
-    "kills": (0.3, lambda folder, seconds, seed: [runs.kills(folder, seconds, seed)]),
+    "kills": (0.3, lambda folder, seconds, seed: [runs.kills(folder, seconds, seed, only)]),
     "disks": (0.1, lambda folder, seconds, seed: [runs.full_disks(folder, seconds, seed)]),
     "read-only": (0.0, lambda folder, seconds, seed: [runs.read_only(folder)]),
     "company": (0.0, lambda folder, seconds, seed: [runs.company(folder)]),
     "hostile": (0.0, lambda folder, seconds, seed: [runs.hostile(folder)]),
     "cells": (0.1, lambda folder, seconds, seed: [physics.cells(seconds, seed)]),
     "refusals": (0.02, lambda folder, seconds, seed: [physics.refusals(seconds, seed)]),
-    "soak": (0.08, lambda folder, seconds, seed: [physics.soak(folder, max(1000, int(100 * seconds)))]),
+    "soak": (0.08, lambda folder, seconds, seed: [soak.soak(folder, seconds, seed)]),
 }
 
 
@@ -46,7 +49,10 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all if none is named")
     parser.add_argument("--minutes", type=float, default=5.0, help="for the parts that can go on for ever")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="the time, if not given")
+    parser.add_argument("--only", default="", help="kills: of verbs with this in their names (distill, workers)")
     arguments = parser.parse_args()
+    global only
+    only = arguments.only
     if unknown := set(arguments.parts) - PARTS.keys():
         parser.error(f"unknown parts {', '.join(sorted(unknown))}")
     import torch

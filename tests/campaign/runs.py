@@ -82,8 +82,8 @@ def _undisturbed(tally: Tally, verb: Verb, place: Path) -> tuple[Ended, Any] | N
 
 
 def kills(place: Path, seconds: float, seed: int, only: str = "") -> Tally:
-    """Kill every verb before any of its changes, or at random moments, some again where they go on; all must end with
-    what an undisturbed one left.
+    """Kill every verb (those with `only` in their names) before any of its changes, or at random moments, some again
+    where they go on; all must end with what an undisturbed one left.
 
     Most are forks, which draw no pictures; one of sixteen turns is of processes from nothing.
     """
@@ -96,7 +96,7 @@ def kills(place: Path, seconds: float, seed: int, only: str = "") -> Tally:
         fresh = turn % 16 == 15
         for k in rng.permutation(len(chosen)):
             verb = chosen[k]
-            if turn % verb.every or time.monotonic() > end:
+            if (turn % verb.every and not only) or time.monotonic() > end:
                 continue
             if verb.name not in known:
                 known[verb.name] = _undisturbed(tally, verb, place)
@@ -294,6 +294,15 @@ def hostile(place: Path) -> Tally:
         "data.extxyz",
     ):
         attempt(f"distill: {name} is a link", by_name["distill"], link(name), kill_at=40)
+
+    for name in ("-1.jsonl", "9" * 30 + ".jsonl", "000000001.jsonl", "a\nb.jsonl", "000000000.csv", "000000000.jsonl"):
+
+        def strange(folder: Path, name: str = name) -> None:
+            parts = folder / "t.csv.parts"
+            parts.mkdir(exist_ok=True)
+            (parts / name).write_text('{"index": 0, "file": "../../victim.txt"}\n')
+
+        attempt(f"predict: a part {name!r} that it did not write", by_name["predict csv"], strange, kill_at=6)
 
     def pickled(folder: Path) -> None:
         import pickle

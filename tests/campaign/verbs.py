@@ -48,6 +48,8 @@ class Ended:
     seconds: float
     events: int = 0
     """Times that it opened, renamed or removed something below its folder."""
+    memory: int = 0
+    """Its peak, bytes."""
     group: int = 0
     """Its session, for what it may have left running."""
 
@@ -85,10 +87,10 @@ def call(
             _become(arguments, folder, log, count, kill_at, largest_file, as_nobody)
         finally:
             os._exit(99)
-    status = _wait(child, 600.0 if kill_after is None else kill_after)
+    status, memory = _wait(child, 600.0 if kill_after is None else kill_after)
     seconds, said_all = time.monotonic() - began, log.read_text(errors="replace")
     events = int(count.read_text() or 0) if count.exists() and not fresh else 0
-    return Ended(os.waitstatus_to_exitcode(status), said_all, seconds, events, child)
+    return Ended(os.waitstatus_to_exitcode(status), said_all, seconds, events, memory, child)
 
 
 def end_group(ended: Ended) -> None:
@@ -121,16 +123,17 @@ def draw_nothing() -> None:
     Figure.savefig = savefig  # type: ignore[method-assign]
 
 
-def _wait(child: int, seconds: float) -> int:
-    """The status of a child that ends by itself within so many seconds; after them it is killed."""
+def _wait(child: int, seconds: float) -> tuple[int, int]:
+    """The status and peak memory (bytes) of a child that ends by itself in so many seconds; after them it is killed."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
+        done, status, used = os.wait4(child, os.WNOHANG)
         if done:
-            return status
+            return status, 1024 * used.ru_maxrss
         time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1]
+    _, status, used = os.wait4(child, 0)
+    return status, 1024 * used.ru_maxrss
 
 
 def _give_up_rights() -> None:

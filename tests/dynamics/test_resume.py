@@ -376,6 +376,29 @@ def test_mdtraj_formats_keep_the_geometry_of_any_cell(left_handed: bool, tmp_pat
             assert trajectory.time.tolist() == pytest.approx([0.0, 0.01])
 
 
+@pytest.mark.parametrize("kind", ["traj", "extxyz", "xtc", "dcd", "h5"])
+def test_a_full_disk_loses_nothing(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the room ends, a frame or the h5 made at the end, it is an OSError of that file, and resume goes on."""
+    from egnn_md.dynamics import trajectory
+
+    settings = MDSettings(steps=40, interval=10, seed=1, format=kind)
+    md.start(ethanol(), settings, tmp_path / "whole").run()
+    left, room = tmp_path / "left", trajectory.require_room
+
+    def full(path: Path, n_bytes: int) -> None:
+        if path.suffix == ".h5" or kind != "h5":
+            room(path, 2**62)
+
+    simulation = md.start(ethanol(), settings, left)
+    with monkeypatch.context() as patch:
+        patch.setattr(trajectory, "require_room", full)
+        with pytest.raises(OSError, match=rf"trajectory\.{kind}"):
+            simulation.run()
+    assert resume(left, ethanol().calc)["status"] == "finished"
+    frames, expected = (positions_of(folder / f"trajectory.{kind}") for folder in (left, tmp_path / "whole"))
+    assert np.array_equal(frames, expected)
+
+
 def test_h5_without_its_package_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
