@@ -74,11 +74,24 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote. Raises StorageError if it is damaged, OSError as reading does."""
+    """What `write_json` wrote. Raises StorageError if it is damaged, also later, when an entry is asked for that it
+    does not have; OSError as reading does.
+    """
+
+    def damaged(what: object) -> StorageError:
+        return StorageError(f"{path} is damaged ({what}): put it back, or begin anew")
+
+    class Entries(dict[str, Any]):
+        def __missing__(self, key: str) -> Any:
+            raise damaged(f"it has no {key}")
+
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text(), object_hook=Entries)
     except (ValueError, RecursionError) as error:
-        raise StorageError(f"{path} is damaged ({error}): put it back, or begin anew") from error
+        raise damaged(error) from error
+    if not isinstance(found, Entries):
+        raise damaged("it holds no entries")
+    return found
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = True) -> None:

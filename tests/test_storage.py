@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egnn_md.storage import require_room, write_json, write_npz, write_whole
+from egnn_md.storage import StorageError, read_json, require_room, write_json, write_npz, write_whole
 
 
 def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
@@ -60,6 +60,13 @@ def test_json_and_npz(tmp_path: Path) -> None:
             assert archive["x"].tolist() == [0, 1, 2]
     write_npz(tmp_path / "plain", {"x": np.arange(3)})
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.npz", "plain"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{", '{"test": {}}', "{}", "[" * 100_000])
+def test_damaged_json_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(StorageError, match=r"a\.json is damaged"):
+        read_json(tmp_path / "a.json")["test"]["force_mae"]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from egnn_md.distill.settings import Settings
 from egnn_md.distill.start import read_own
 from egnn_md.distill.student import load_student, measure
 from egnn_md.distill.teacher import Teacher
+from egnn_md.evaluation.figures import without_failing
 from egnn_md.storage import read_json, write_json, write_whole
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def finish(
         about |= {"name": folder.resolve().name, "description": f"distilled from {settings.teacher}"}
         about["distillation"] = {key: summary[key] for key in ("teacher", "labels", "test", "rounds")}
         save(load(trained, dtype=torch.float32), folder / "model.safetensors", about)
-        _draw(errors, error, folder / "errors.png")
+        with without_failing(str(folder / "errors.png")):
+            _draw(errors, error, folder / "errors.png")
         with write_whole(folder / "card.md") as temporary:
             temporary.write_text(card(summary, settings))
         write_json(folder / "summary.json", summary)

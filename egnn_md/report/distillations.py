@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from egnn_md.evaluation.evaluate import Evaluation, Request, evaluate_file
 from egnn_md.report.charts import lines
 from egnn_md.report.evaluations import charts_of, samples_of, scene_of
 from egnn_md.report.page import Page, Table
+from egnn_md.storage import read_json
 
 TEST: Final = Path("last") / "labelled.extxyz"
 
@@ -20,7 +20,7 @@ TEST: Final = Path("last") / "labelled.extxyz"
 def distillation_page(folder: str | Path) -> Page:
     """The page of a finished folder of `egnn-md distill`. Raises OSError or ValueError if it holds none."""
     folder = Path(folder)
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_json(folder / "summary.json")
     model = folder / "model.safetensors"
     network, header = load(model), read_header(model)
     result = evaluate_file(header["kind"], network, header, Request(folder / TEST, None, 32))

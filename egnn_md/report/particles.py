@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from egnn_md.data.nbody import FRAME_TIME
 from egnn_md.report.charts import histogram, lines
 from egnn_md.report.page import Page, Table
 from egnn_md.report.scene import Particles
+from egnn_md.storage import read_json
 
 POSITIVE, NEGATIVE, NEUTRAL = "#c23b4e", "#3b6fd4", "#7a55c7"
 SMALLEST: Final = 1e-12
@@ -21,7 +21,7 @@ SMALLEST: Final = 1e-12
 def rollout_page(folder: str | Path, system: int = 0) -> Page:
     """The page of a run folder of `egnn-md rollout` of particles. Raises OSError or ValueError if it holds none."""
     folder = Path(folder)
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_json(folder / "summary.json")
     with np.load(folder / "trajectory.npz", allow_pickle=False) as archive:
         known = {name: archive[name] for name in archive.files}
     times = FRAME_TIME * (known["frames"] - known["frames"][0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from egnn_md.dynamics.summary import mean_and_error
 from egnn_md.report.charts import histogram, lines
 from egnn_md.report.page import Page, Table
 from egnn_md.report.scene import Scene, atom_signals, thinned
+from egnn_md.storage import read_json
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -30,7 +30,7 @@ Log = dict[str, NDArray[np.float64]]
 def run_page(folder: str | Path) -> Page:
     """The page of a run folder. Raises OSError or ValueError if the folder holds no run."""
     folder = Path(folder)
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_json(folder / "summary.json")
     log = read_log(folder / "log.csv")
     settings = summary["settings"]
     frames, rows = _frames(folder, settings["format"], len(log["time_fs"]), summary["n_atoms"])
