@@ -30,6 +30,10 @@ LONGEST_CELL = 1e4
 """Cutoffs: longer cells crash vesin."""
 MOST_IMAGES = 200
 """Of a cell within a cutoff, in one direction."""
+MOST_BOXES = 1e5
+"""Into which vesin divides a cell, each about a cutoff wide."""
+MOST_SEARCHES = 1e7
+"""Of boxes, each with all that a cutoff reaches, images included: a microsecond each; a million atoms need 3e6."""
 MOST_NEIGHBORS = 1e5
 """Of an atom, ..."""
 MOST_PAIRS = 2e8
@@ -80,8 +84,8 @@ def _vesin(cutoff: float) -> vesin.NeighborList:
 def bounded_box(positions: FloatArray, box: FloatArray, pbc: BoolArray, cutoff: float) -> FloatArray:
     """A cell that the native code can take: `box` with its non-periodic vectors as long as the atoms reach.
 
-    Raises ValueError for what makes it crash, hang or fill the memory: atoms or cells of no size that matter has, and
-    more pairs than `MOST_PAIRS`, by the mean density.
+    Raises ValueError for what makes it crash, hang or fill the memory: atoms or cells of no size that matter has, more
+    pairs than `MOST_PAIRS`, by the mean density, and more searches than `MOST_SEARCHES`.
     """
     if not (np.abs(positions) <= LARGEST_COORDINATE).all():
         atom = int(np.abs(positions).max(1).argmax())
@@ -97,7 +101,9 @@ def bounded_box(positions: FloatArray, box: FloatArray, pbc: BoolArray, cutoff: 
     n_atoms = len(positions)
     per_atom = n_atoms * 4.19 * cutoff**3 / volume
     thin = pbc.any() and heights[pbc].min() * MOST_IMAGES < cutoff
-    if thin or per_atom > MOST_NEIGHBORS or n_atoms * per_atom > MOST_PAIRS:
+    boxes = min(float(np.maximum(heights / cutoff, 1.0).prod()), MOST_BOXES)
+    searches = boxes * float((2.0 * np.ceil(cutoff / np.minimum(heights, cutoff)) + 1.0).prod())
+    if thin or searches > MOST_SEARCHES or per_atom > MOST_NEIGHBORS or n_atoms * per_atom > MOST_PAIRS:
         raise ValueError(
             f"{n_atoms} atoms in {volume:.3g} Å³ have {per_atom:.3g} neighbours each within {cutoff:g} Å: the cell has "
             "collapsed, or lengths are not in Å"

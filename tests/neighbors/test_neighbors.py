@@ -337,6 +337,7 @@ def test_graph_depends_on_the_structure_alone(cell, pbc):
         ([1e-3] * 3, [True] * 3, 0.0, "collapsed"),  # 6 GB
         ([1e-4] * 3, [True] * 3, 0.0, "collapsed"),  # for ever
         ([2e-6, 1e4, 50.0], [True] * 3, 0.0, "collapsed"),  # a volume like any, and a million images
+        ([0.155, 346.0, 0.0], [True, True, False], 7e3, "collapsed"),  # a minute: 33 images in each of 97,000 boxes
         ([6.0] * 3, [True] * 3, 1e12, "run away"),
     ],
 )
