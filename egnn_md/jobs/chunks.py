@@ -206,13 +206,24 @@ class Job:
             line = self._lines_beside(files)
             out.write(self.head or "")
             for k in range(n_chunks):
-                for record in sorted(_records(self._part(k)), key=lambda record: record["index"]):
-                    out.write(record["frames"])
-                    line(record)
-                    self.note(record)
+                for record in self._answers(k, last=k == n_chunks - 1):
+                    try:
+                        out.write(record["frames"])
+                        line(record)
+                        self.note(record)
+                    except (ValueError, KeyError, TypeError) as error:  # of another shape than our own, or no text
+                        raise _damaged(self._part(k)) from error
                     failed, done = failed + record["failed"], done + (not record["failed"])
         shutil.rmtree(self.parts)
         return Counts(done, failed, True)
+
+    def _answers(self, k: int, last: bool) -> list[dict[str, Any]]:
+        """Of a chunk, in order. Raises JobError unless there is one for each of its structures."""
+        found = sorted(_records(self._part(k)), key=lambda record: record["index"])
+        size = len(found) if last else self.size
+        if [record["index"] for record in found] != list(range(k * self.size, k * self.size + size)):
+            raise _damaged(self._part(k))
+        return found
 
     def _lines_beside(self, files: contextlib.ExitStack) -> Callable[[dict[str, Any]], object]:
         """What writes a record's line of NAME.csv."""
@@ -328,5 +339,9 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             except (ValueError, KeyError, TypeError, RecursionError):
                 sound = False
             if not sound:
-                raise JobError(f"{path} is damaged: remove it and go on, or --overwrite begins anew")
+                raise _damaged(path)
             yield record
+
+
+def _damaged(path: Path) -> JobError:
+    return JobError(f"{path} is damaged: remove it and go on, or --overwrite begins anew")

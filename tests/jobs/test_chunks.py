@@ -107,6 +107,28 @@ def test_damaged_part_files_are_told(source: Path, text: str) -> None:
         do(source, Counting(str(source.with_name("log"))))
 
 
+@pytest.mark.parametrize("index", [0, 4, -1, 10**40])
+@pytest.mark.parametrize("row", [{"x": 1.0}, {"unknown": 1}, {"x": "\ud800"}])
+@pytest.mark.parametrize("frames", ["", "\ud800"])
+def test_answers_of_others_are_not_taken(source: Path, index: int, row: Any, frames: str) -> None:
+    """A finished part in which a structure stands twice, is missing, or has what no worker of ours writes."""
+    with pytest.raises(KeyboardInterrupt):
+        do(source, Counting(str(source.with_name("log")), stop_after=2))
+    records = [{"index": k, "failed": False, "row": row, "frames": frames} for k in (index, 1, 2, 3)]
+    part = source.with_name("out.extxyz.parts") / "000000000.jsonl"
+    part.write_text("".join(json.dumps(record) + "\n" for record in records))
+    if index == 0 and row == {"x": 1.0} and not frames:
+        assert do(source, Counting(str(source.with_name("log")))).finished
+        return
+    with pytest.raises(JobError, match=r"000000000\.jsonl is damaged"):
+        do(source, Counting(str(source.with_name("log"))))
+    assert not source.with_name("out.extxyz").exists()
+    part.unlink()
+    part.with_name(part.name + ".part").unlink(missing_ok=True)
+    assert do(source, Counting(str(source.with_name("log")))).finished
+    check(source)
+
+
 @pytest.mark.parametrize("name", ["000000000.jsonl.part", "merge.lock", "work.json", ""])
 def test_no_link_is_followed(source: Path, name: str) -> None:
     victim = source.with_name("victim")
