@@ -79,12 +79,11 @@ def of_teacher(calculate: Any, start: Atoms, temperature: float, picoseconds: fl
     from ase import units
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.md.langevin import Langevin
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
     atoms, rng, frames = start.copy(), np.random.default_rng(seed), list[Any]()
     atoms.calc = calculate(atoms)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
-    Stationary(atoms)
+    width = np.sqrt(units.kB * temperature * atoms.get_masses())[:, None]
+    atoms.set_momenta(width * rng.normal(size=(len(atoms), 3)))
     dynamics = Langevin(
         atoms, 1.0 * units.fs, temperature_K=temperature, friction=0.01 / units.fs, fixcm=False, rng=rng
     )

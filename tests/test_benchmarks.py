@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ase.io
 import ase.units
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
 from flow_maps import random_flow
 
+from egnn_md.calculators import EGNNCalculator
 from egnn_md.checkpoint import save
 from egnn_md.data.split import side_of_group
 from egnn_md.dynamics.batched import Batch
@@ -32,9 +34,11 @@ SCRIPTS = (
     "charges",
     "dimensions",
     "dimers",
+    "distilled",
     "engines_nve",
     "flow",
     "flow_spectrum",
+    "learning_curves",
     "many",
     "nbody",
     "nbody_speed",
@@ -54,7 +58,9 @@ SCRIPTS = (
     "speed",
     "vibrations",
 )
-WITHOUT_MODEL = ("architectures", "nbody", "nbody_speed", "paper_network", "property_training")
+WITHOUT_MODEL = (
+    *("architectures", "distilled", "learning_curves", "nbody", "nbody_speed", "paper_network", "property_training"),
+)
 SPLIT = {"valid": 0.1, "test": 0.5}
 pytestmark = pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
 
@@ -428,3 +434,29 @@ def test_charges_beside_labels(
     found = benchmark("charges").main([str(tmp_path / "water.npz"), "--model", str(tmp_path / "charged.safetensors")])
     assert found["structures"] == 1
     assert all(math.isfinite(value) for value in found.values())
+
+
+def test_learning_curves(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    rng, frames = np.random.default_rng(0), []
+    for _ in range(16):
+        atoms = molecule("H2O")
+        atoms.positions += 0.05 * rng.normal(size=(3, 3))
+        atoms.calc = EGNNCalculator()
+        atoms.get_forces()
+        frames.append(atoms)
+    ase.io.write(tmp_path / "water.xyz", frames, format="extxyz")
+    words = [str(tmp_path / "water.xyz"), "--start", "none", "organic-xtb", "--sizes", "8", "12", "--steps", "2"]
+    found = benchmark("learning_curves").main([*words, "--test-frames", "4", "--picture", str(tmp_path / "curves.png")])
+    assert found["force_mae"]["organic-xtb"][0] < found["force_mae"]["none"][0]
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_distilled(benchmark: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher is the model itself: no errors, and the frames are made once."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "jobs"))
+    words = ["egnn-xtb", "--molecule", "O", "--teacher", "cheap_teachers:ions", "--frames", str(tmp_path / "water.xyz")]
+    words += ["--temperature", "300", "--runs", "1", "--teacher-ps", "0.1", "--copies", "2", "--ps", "0.05"]
+    for _ in range(2):
+        found = benchmark("distilled").main(words)["egnn-xtb"]
+        assert found["300 K: force_mae meV/Å"] < 0.1
+        assert found["300 K, 2 copies, 0.05 ps: what"] == "nothing"
