@@ -37,7 +37,7 @@ class Source:
     def __init__(self, options: argparse.Namespace) -> None:
         self.conformations = Ragged(options.conformations)
         self.frames = Ragged(options.frames)
-        self.train, self.test = _read_molecules(options)
+        self.train, self.test = read_molecules(options)
         self.ions = polyatomic_ions()
         self.small = [piece for piece in self.train if piece.heavy <= (8 if piece.charge else 6)]
         self._weights = {limit: _weights(self.train, limit) for limit in (16, 99)}
@@ -62,7 +62,7 @@ def _weights(pieces: list[Species], largest: int) -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
-def _read_molecules(options: argparse.Namespace) -> tuple[list[Species], list[Species]]:
+def read_molecules(options: argparse.Namespace) -> tuple[list[Species], list[Species]]:
     """From the SMILES, half a minute, once; then from a copy beside the parts."""
     copy = options.out / "species.json"
     if not copy.exists():

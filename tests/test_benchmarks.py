@@ -37,8 +37,10 @@ SCRIPTS = (
     "distilled",
     "engines_nve",
     "flow",
+    "flow_many",
     "flow_spectrum",
     "learning_curves",
+    "flow_unseen",
     "many",
     "nbody",
     "nbody_speed",
@@ -389,6 +391,22 @@ def test_a_spectrum_shows_vibrations_where_they_are(benchmark: Callable[[str], M
     one, other = script.compared(wavenumbers, expected, found)
     assert [one["true"], other["true"]] == pytest.approx([1000, 3000], abs=3)
     assert [one["shift"], other["shift"]] == pytest.approx([0, -12], abs=4)
+
+
+def test_flow_many(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    save(random_flow(strength=0.001), tmp_path / "flow.safetensors", {"name": "nonsense"})
+    words = f"--flow {tmp_path / 'flow.safetensors'} --molecule H2O --copies 3 --rounds 2"
+    assert benchmark("flow_many").main(words.split())["H2O"]["ratio"] > 0.0
+
+
+def test_flow_unseen(benchmark: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    pytest.importorskip("rdkit")
+    save(random_flow(strength=0.001), tmp_path / "flow.safetensors", {"name": "nonsense"})
+    (tmp_path / "some.smi").write_text("CCO\nCN\nCC=O\n")
+    words = f"{tmp_path / 'some.smi'} --flow {tmp_path / 'flow.safetensors'} --ps 0.4 --equilibration 0.1"
+    found = benchmark("flow_unseen").main(words.split())
+    assert (found["molecules"], found["refused"]) == (3, 1)
+    assert found["temperature_K"].keys() == {"translation", "rotation", "internal", "H", "C", "O"}
 
 
 def test_flow(benchmark: Callable[[str], ModuleType], model_file: str, tmp_path: Path) -> None:

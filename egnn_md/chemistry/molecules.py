@@ -43,6 +43,18 @@ def bond_pattern(atomic_numbers: NDArray[np.int64], positions: NDArray[np.floati
     return f"{formula(atomic_numbers)}:{_digest(','.join(sorted(labels)))[:8]}"
 
 
+def surroundings(atomic_numbers: NDArray[np.int64], positions: NDArray[np.floating[Any]]) -> list[str]:
+    """What each atom is and what it is bound to, its own element first: 'C(CHHO)' for the carbon of ethanol's CH2.
+
+    atomic_numbers (n_atoms,), positions (n_atoms, 3) Å.
+    """
+    names, bound = [symbol(z) for z in atomic_numbers.tolist()], bonds(atomic_numbers, positions)
+    return [
+        f"{name}({''.join(sorted(names[j] for j in np.flatnonzero(row)))})"
+        for name, row in zip(names, bound, strict=True)
+    ]
+
+
 def environments(atomic_numbers: NDArray[np.int64], positions: NDArray[np.floating[Any]]) -> list[str]:
     """A label for each atom, the same for atoms that bonds do not tell apart: the three hydrogens of a methyl group."""
     bound = bonds(atomic_numbers, positions)

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from egnn_md.chemistry.molecules import bond_pattern
+from egnn_md.chemistry.molecules import bond_pattern, surroundings
 from egnn_md.chemistry.units import FS_PER_TIME_UNIT
 from egnn_md.models.bounds import check_sizes
 from egnn_md.models.species import Species, check_elements
@@ -72,6 +72,9 @@ class FlowConfig:
     n_radial: int = 16
     molecules: tuple[str, ...] = ()
     """What it was trained to move, as `egnn_md.chemistry.molecules.bond_pattern` names it; empty: not known."""
+    surroundings: tuple[str, ...] = ()
+    """What its atoms were bound to in training, as `egnn_md.chemistry.molecules.surroundings` names it; empty: not
+    known. A map of many molecules has these in place of `molecules`."""
 
     def __post_init__(self) -> None:
         check_elements(self.elements)
@@ -116,7 +119,7 @@ class FlowMap(Shown, nn.Module):
         self.species.check(atomic_numbers)
 
     def check_molecule(self, atomic_numbers: NDArray[np.int64], positions: NDArray[np.float64]) -> None:
-        """Raise UnsupportedElement, or UnknownMolecule if it was not trained to move this one.
+        """Raise UnsupportedElement, or UnknownMolecule if it was not trained to move this one, or any with such bonds.
 
         atomic_numbers (n_atoms,), positions (n_atoms, 3) Å.
         """
@@ -128,6 +131,13 @@ class FlowMap(Shown, nn.Module):
             raise UnknownMolecule(
                 f"this flow map moves {', '.join(formulas)}; the structure is {found.split(':')[0]}{other}. "
                 "Train one for it: egnn-md data flow, then egnn-md train"
+            )
+        seen = set(self.config.surroundings)
+        strange = sorted(set(surroundings(atomic_numbers, positions)) - seen) if seen else []
+        if strange:
+            raise UnknownMolecule(
+                f"this flow map saw no atom with such bonds in training: {', '.join(strange[:5])}. "
+                "If the structure is right, train one for it: egnn-md data flow, then egnn-md train"
             )
 
     def n_substeps(self, stride: float) -> int:

@@ -108,7 +108,7 @@ def flow_errors(model: FlowMap, batch: FlowBatch) -> FlowErrors:
     time = batch.substep / FS_PER_TIME_UNIT
     positions, momenta, first, last = model(*start[:2], batch.species, batch.masses, batch.pairs, batch.substep)
     state = state_error((momenta - p) / time, (positions - x) / time, batch.masses)
-    return FlowErrors(state, *_energy_errors(batch, momenta, first[1], last[1]))
+    return FlowErrors(state, *energy_errors(batch, momenta, first[1], last[1]))
 
 
 def consistency_errors(model: FlowMap, batch: FlowBatch) -> FlowErrors:
@@ -124,10 +124,10 @@ def consistency_errors(model: FlowMap, batch: FlowBatch) -> FlowErrors:
     along = (momenta / batch.masses, forces, shorter)
     end, derivative = cast(tuple[Any, Any], torch.func.jvp(advance, (positions, momenta, batch.substep), along))
     state = state_error(derivative[1], derivative[0], batch.masses)
-    return FlowErrors(state, *_energy_errors(batch, end[1], end[2][1], end[3][1]))
+    return FlowErrors(state, *energy_errors(batch, end[1], end[2][1], end[3][1]))
 
 
-def _energy_errors(batch: FlowBatch, momenta: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+def energy_errors(batch: FlowBatch, momenta: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     """`FlowErrors.energy` and `change` from the momenta at the end and the atoms' E at start and end."""
     n = len(batch.energy)
     kinetic = (0.5 * (momenta.square() - batch.start[1].square()) / batch.masses).sum(-1)
@@ -169,8 +169,9 @@ class FlowTask:
         dtype = DTYPES[self.config.training.dtype]
         if self.config.init_from is None:
             settings = self.config.model.model_dump()
-            references = _references(self.sides["train"], elements)
-            return FlowMap(FlowConfig(elements, references, molecules=tuple(self.molecules), **settings)).to(dtype)
+            train = self.sides["train"]
+            found = references(train.composition(elements), train.energy[:, 0])
+            return FlowMap(FlowConfig(elements, found, molecules=tuple(self.molecules), **settings)).to(dtype)
         model = load(self.config.init_from, dtype=dtype).requires_grad_(True)
         if not isinstance(model, FlowMap):
             raise ConfigError(f"init_from {self.config.init_from!r} is a {type(model).__name__}, no flow map")
@@ -226,9 +227,9 @@ class FlowTask:
         """None but the learning curve."""
 
 
-def _references(segments: Segments, elements: tuple[int, ...]) -> tuple[float, ...]:
+def references(composition: NDArray[np.float64], energy: NDArray[np.float64]) -> tuple[float, ...]:
     """Least-squares energy per element, eV; the smallest where compositions do not decide."""
-    found = np.linalg.lstsq(segments.composition(elements), segments.energy[:, 0], rcond=None)[0]
+    found = np.linalg.lstsq(composition, energy, rcond=None)[0]
     return tuple(found.tolist())
 
 

@@ -87,7 +87,7 @@ class FlowBatches(Dataset[FlowBatch]):
         return FlowBatch(
             species=self.model.species(torch.from_numpy(segments.atomic_numbers[rows])),
             masses=masses.to(dtype),
-            pairs=_pairs(n_atoms),
+            pairs=pairs_of(n_atoms),
             substep=torch.from_numpy(np.repeat(length * segments.spacing, n_atoms)).to(dtype)[:, None],
             molecule=torch.from_numpy(np.repeat(np.arange(len(chosen)), n_atoms)),
             energy=torch.from_numpy(self.energy[segment, self.first[snapshots]]).to(dtype),
@@ -102,7 +102,7 @@ class FlowBatches(Dataset[FlowBatch]):
         return torch.tensor([1.0 / n_atoms, 1.0 / len(indices)], dtype=torch.float64)
 
 
-def _pairs(n_atoms: NDArray[np.int64]) -> Tensor:
+def pairs_of(n_atoms: NDArray[np.int64]) -> Tensor:
     """Every pair of atoms of the same molecule once, (2, n_pairs)."""
     starts = np.cumsum(n_atoms) - n_atoms
     once = {n: np.stack(np.triu_indices(n, 1)) for n in np.unique(n_atoms)}

@@ -23,6 +23,7 @@ TASKS: Final[dict[str, tuple[str, str]]] = {
     "nbody": ("egnn_md.training.nbody", "NBodyTask"),
     "property": ("egnn_md.training.property", "PropertyTask"),
     "flow": ("egnn_md.training.flow", "FlowTask"),
+    "flow-frames": ("egnn_md.training.flow_frames", "FlowFramesTask"),
     "autoencoder": ("egnn_md.paper.autoencoder_training", "AutoencoderTask"),
 }
 
