@@ -9,6 +9,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from ase.build import molecule
 from flow_maps import random_flow
 
 from egnn_md.checkpoint import save
@@ -90,3 +91,17 @@ def test_mistakes_get_one_line(call: Call, line: str, message: str) -> None:
     code, out, lines = call(*line.split())
     assert (code, out, len(lines)) == (2, "", 1)
     assert message in lines[0]
+
+
+def test_a_file_of_many_molecules_runs_in_batches(call: Call) -> None:
+    ase.io.write("three.xyz", [molecule("CH3CH2OH"), molecule("CH3Cl"), molecule("CH4")])
+    words = ("rollout", "flow.safetensors", "three.xyz", "--steps", 4, "--interval", 2, "--json", "-o", "many")
+    code, out, _ = call(*words)
+    assert (code, json.loads(out)["n"], json.loads(out)["n_failed"]) == (0, 2, 1)
+    assert len(ase.io.read("many/trajectory.extxyz", ":")) == 6
+    table = Path("many/trajectory.extxyz.csv").read_text().splitlines()
+    assert len(table) == 4
+    assert "Cl" in table[2]
+    assert Path("many/report.html").is_file()
+    code, _, lines = call("rollout", "flow.safetensors", "three.xyz", "--ensemble", "npt", "-o", "npt")
+    assert (code, lines) == (2, ["error: rollouts are of isolated molecules: --ensemble nvt or nve"])

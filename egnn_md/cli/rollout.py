@@ -126,7 +126,8 @@ def rollout(
     error and of what physics conserves, an animation, report.html and summary.json in the run folder.
 
     Molecules: strides of a flow map, with a thermostat; the run folder is that of `egnn-md md`, and Ctrl-C and --resume
-    work as there.
+    work as there. A file of many molecules runs in batches, into trajectory.extxyz and a line each in
+    trajectory.extxyz.csv; the same command goes on after a kill. FILE@0 takes the first alone.
 
     Example:  egnn-md rollout nbody-charged5 nbody.npz --frames 48 -o run/
 

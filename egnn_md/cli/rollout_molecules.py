@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from egnn_md.cli.jobs import run_job, several
 from egnn_md.cli.md import identity, run_to_outcome
 from egnn_md.cli.options import make_calculator
 from egnn_md.cli.outcome import Outcome, UserError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from egnn_md.models.flow import FlowMap
 
 STRIDE, STEPS, STATE_SECONDS = 10.0, 10_000, 10.0
+CHUNK = 64
+"""Molecules of a file of many that are done together."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,45 @@ def molecules(name: str, model: FlowMap, start: str | None, output: Path, given:
         if given["overwrite"] or start is not None:
             raise UserError("--resume goes on with the rollout in --output: give no start and no --overwrite")
         simulation = _resume(name, model, output, asked, given["compile"])
+    elif start is not None and several(start):
+        return _many(name, Path(start), output, asked, given)
     else:
         assert start is not None
         simulation = _start(name, model, start, output, asked, given["overwrite"], given["compile"])
     return run_to_outcome(simulation, output, STATE_SECONDS, given["as_json"], f"egnn-md rollout {name} --resume -o")
+
+
+def _many(name: str, file: Path, folder: Path, asked: Asked, given: dict[str, Any]) -> Outcome:
+    """All molecules of a file, in batches; the same command goes on after a kill."""
+    from egnn_md.dynamics.flow_worker import RolloutWorker
+    from egnn_md.dynamics.settings import MDSettings
+
+    if asked.potential is not None or given["compile"]:
+        raise UserError("--potential and --compile are for one molecule; FILE@0 takes the first of a file")
+    if asked.format not in (None, "extxyz"):
+        raise UserError("the trajectories of many structures are written as extxyz")
+    _check_ensemble(asked)
+    defaults = {"seed": 0, "timestep": STRIDE, "steps": STEPS}
+    settings = MDSettings(**{**defaults, **asked.settings(), "format": "extxyz"})
+    worker = RolloutWorker(name, settings, asked.energy_filter is not False)
+    work = {"verb": "rollout", **settings.to_dict(), "energy_filter": worker.energy_filter, **identity(name)}
+    pool: dict[str, Any] = {"size": CHUNK, "workers": 1, "shard": None, "executor": "process"}
+    pool["overwrite"] = given["overwrite"]
+    text, as_json = "rolling out", given["as_json"]
+    return run_job(file, folder / "trajectory.extxyz", worker, work, text=text, as_json=as_json, **pool)
+
+
+def _check_ensemble(asked: Asked) -> None:
+    """Raise UserError for a stride or an ensemble that rollouts do not have."""
+    from egnn_md.dynamics.flow_strides import SHORTEST_STRIDE
+
+    if asked.stride is not None and not asked.stride >= SHORTEST_STRIDE:
+        raise UserError(f"--stride must be at least {SHORTEST_STRIDE} fs, not {asked.stride}")
+    ensemble = (asked.ensemble or "nvt").lower()
+    if asked.energy_filter and ensemble == "nve":
+        raise UserError("--filter tests strides between a thermostat's steps: it goes with --ensemble nvt")
+    if ensemble == "npt":
+        raise UserError("rollouts are of isolated molecules: --ensemble nvt or nve")
 
 
 def _start(
@@ -62,17 +100,13 @@ def _start(
     import secrets
 
     from egnn_md.dynamics import flow_rollouts as rollout
-    from egnn_md.dynamics.flow_strides import SHORTEST_STRIDE
     from egnn_md.dynamics.settings import MDSettings
     from egnn_md.dynamics.starting_structures import read_structure
     from egnn_md.dynamics.state import refuse_old_run
 
-    if asked.stride is not None and not asked.stride >= SHORTEST_STRIDE:
-        raise UserError(f"--stride must be at least {SHORTEST_STRIDE} fs, not {asked.stride}")
+    _check_ensemble(asked)
     defaults = {"seed": secrets.randbits(31), "timestep": STRIDE, "steps": STEPS}
     settings = MDSettings(**{**defaults, **asked.settings()})
-    if asked.energy_filter and settings.ensemble == "nve":
-        raise UserError("--filter tests strides between a thermostat's steps: it goes with --ensemble nvt")
     if not overwrite:
         refuse_old_run(folder)
     atoms = read_structure(structure)

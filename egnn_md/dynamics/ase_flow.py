@@ -93,7 +93,7 @@ class FlowDynamics(MolecularDynamics):  # type: ignore[misc]
         compile: bool = False,
         **options: Any,
     ) -> None:
-        _check(atoms, temperature_K, friction)
+        check_options(atoms, temperature_K, friction)
         if energy_filter and temperature_K is None:
             raise SettingsError("energy_filter needs a thermostat: give temperature_K")
         masses = atoms.get_masses()
@@ -154,7 +154,8 @@ def load_flow(model: str | Path | FlowMap) -> FlowMap:
     return flow
 
 
-def _check(atoms: Atoms, temperature: float | None, friction: float) -> None:
+def check_options(atoms: Atoms, temperature: float | None, friction: float) -> None:
+    """Raise SettingsError for what a flow map cannot move, or a thermostat that makes no sense."""
     if atoms.pbc.any():
         raise SettingsError("flow maps move isolated molecules; this structure is periodic (atoms.pbc)")
     if atoms.constraints:

@@ -225,6 +225,13 @@ class FlowMap(Shown, nn.Module):
         return positions, momenta, first, last
 
 
+def pairs_of(n_atoms: NDArray[np.int64]) -> Tensor:
+    """Every pair of atoms of the same molecule once, (2, n_pairs)."""
+    starts = np.cumsum(n_atoms) - n_atoms
+    once = {n: np.stack(np.triu_indices(n, 1)) for n in np.unique(n_atoms)}
+    return torch.from_numpy(np.concatenate([once[n] + a for n, a in zip(n_atoms, starts, strict=True)], 1))
+
+
 def advance(
     kick: Callable[[Tensor, Tensor], Kick],
     positions: Tensor,

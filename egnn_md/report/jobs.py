@@ -75,7 +75,7 @@ def _scene(verb: str, output: Path, rows: Sequence[dict[str, str]]) -> Scene | N
     if not rows:
         return None
     frames: list[Atoms] = []
-    if verb == "md":
+    if verb in ("md", "rollout"):
         frames = _first_trajectory(output)
         times = [float(atoms.info["time_ps"]) for atoms in frames]
         labels = [f"structure {rows[0]['index']}, {time:.3f} ps" for time in times]

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
 from egnn_md.data.flow import DEUTERIUM
 from egnn_md.data.frames import Frames
-from egnn_md.models.flow import FlowMap
-from egnn_md.training.flow_segments import FlowBatch, pairs_of
+from egnn_md.models.flow import FlowMap, pairs_of
+from egnn_md.training.flow_segments import FlowBatch
 
 DRAWS: Final = 64
 """Starts drawn from one frame, before the first comes again."""

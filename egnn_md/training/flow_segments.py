@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from egnn_md.chemistry.units import FS_PER_TIME_UNIT
 from egnn_md.data.flow import Segments
 from egnn_md.data.frames import DataError, ragged_rows
-from egnn_md.models.flow import FlowMap
+from egnn_md.models.flow import FlowMap, pairs_of
 
 MOST_VALIDATION_SAMPLES = 2048
 _GOLDEN = 0.6180339887498949
@@ -100,13 +100,6 @@ class FlowBatches(Dataset[FlowBatch]):
         """(2,): 1/atoms, 1/molecules."""
         n_atoms = int(self.segments.n_atoms[np.asarray(indices) // len(self.first)].sum())
         return torch.tensor([1.0 / n_atoms, 1.0 / len(indices)], dtype=torch.float64)
-
-
-def pairs_of(n_atoms: NDArray[np.int64]) -> Tensor:
-    """Every pair of atoms of the same molecule once, (2, n_pairs)."""
-    starts = np.cumsum(n_atoms) - n_atoms
-    once = {n: np.stack(np.triu_indices(n, 1)) for n in np.unique(n_atoms)}
-    return torch.from_numpy(np.concatenate([once[n] + a for n, a in zip(n_atoms, starts, strict=True)], 1))
 
 
 class SampleOf(Dataset[FlowBatch]):
