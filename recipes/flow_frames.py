@@ -47,8 +47,8 @@ def main() -> None:
     parser.add_argument("--model", default="egnn-xtb", help="the potential")
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--batch", type=int, default=64, help="molecules side by side")
-    parser.add_argument("--equilibration", type=int, default=50, help="fs before the first frame")
-    parser.add_argument("--between", type=int, default=10, help="fs between frames of a molecule")
+    parser.add_argument("--equilibration", type=int, default=30, help="fs before the first frame")
+    parser.add_argument("--between", type=int, default=6, help="fs between frames of a molecule")
     parser.add_argument("--per-molecule", type=int, default=8, help="frames of a molecule")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -75,7 +75,7 @@ def main() -> None:
                 chosen = [molecules[k] for k in order[number * options.batch :][: options.batch]]
                 made = dynamics(model, chosen, options, np.random.default_rng([options.seed, number]))
             else:
-                made = relabelled(model, *frames, number, options.batch * options.per_molecule // 2)
+                made = relabelled(model, *frames, number, 2 * options.batch * options.per_molecule)
             if made:
                 write_npz(path, arrays(made), compress=False)
                 print(f"{path.name} {len(made)} frames, {time.process_time() - began:.0f} s", flush=True)
@@ -95,7 +95,8 @@ def dynamics(
     for piece in molecules:
         temperature = float(rng.uniform(COLDEST, HOTTEST))
         try:
-            field = ForceField(conformer(piece.smiles, rng))
+            placed = conformer(piece.smiles, rng)  # a force field does not keep its molecule alive
+            field = ForceField(placed)
             positions, _ = field.thermal(field.minimum(), temperature, 40, rng)
         except (Dropped, RuntimeError, ValueError):
             continue
