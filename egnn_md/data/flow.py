@@ -30,6 +30,14 @@ DEUTERIUM: Final = 2.01410177812
 """amu."""
 
 
+def standard_masses(atomic_numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """amu, of elements as nature mixes them."""
+    from ase.data import atomic_masses
+
+    masses: NDArray[np.float64] = atomic_masses[atomic_numbers]
+    return masses
+
+
 @dataclass(frozen=True)
 class SegmentSettings:
     """How segments are made. Times in fs, temperatures in K."""
@@ -209,8 +217,6 @@ class _Swarm:
     """All copies, one after another in flat tensors."""
 
     def __init__(self, model: Potential, copies: Sequence[Molecule], settings: SegmentSettings) -> None:
-        from ase.data import atomic_masses
-
         self.model, self.friction = model, settings.friction
         self.rng = torch.Generator().manual_seed(settings.seed)
         self.n_atoms = np.array([len(numbers) for numbers, _ in copies])
@@ -219,7 +225,7 @@ class _Swarm:
         positions = torch.tensor(np.concatenate([positions for _, positions in copies]), dtype=model.dtype)
         self.graph = molecules_graph(positions, self.numbers, torch.from_numpy(self.n_atoms), math.inf)  # all pairs
         self.copy = copy = torch.from_numpy(np.repeat(np.arange(len(copies)), self.n_atoms))
-        self.masses = torch.tensor(atomic_masses[self.numbers.numpy()], dtype=model.dtype).unsqueeze(-1)
+        self.masses = torch.tensor(standard_masses(self.numbers.numpy()), dtype=model.dtype).unsqueeze(-1)
         drawn = torch.rand(len(copy), generator=self.rng) < settings.deuterium
         self.masses[(self.numbers == 1) & (copy % 2 == 1) & drawn] = DEUTERIUM
         spread = settings.hottest - settings.coldest

@@ -10,12 +10,11 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
-from egnn_md.data.flow import DEUTERIUM
+from egnn_md.data.flow import DEUTERIUM, standard_masses
 from egnn_md.data.frames import Frames
 from egnn_md.models.flow import FlowMap, pairs_of
 from egnn_md.training.flow_segments import FlowBatch
@@ -45,11 +44,9 @@ class DrawnBatches(Dataset[FlowBatch]):
     """
 
     def __init__(self, frames: Frames, model: FlowMap, drawn: Drawn, draws: int = DRAWS, seed: int = 0) -> None:
-        from ase.data import atomic_masses
-
         assert frames.forces is not None
         self.frames, self.model, self.drawn, self.draws, self.seed = frames, model, drawn, draws, seed
-        self.masses: NDArray[np.float64] = atomic_masses[frames.atomic_numbers]
+        self.masses = standard_masses(frames.atomic_numbers)
         self.forces = frames.forces
 
     def __len__(self) -> int:
