@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _common import make_parser, parse, print_table, write_json
 
+from egnn_md.data.frames import DataError
 from egnn_md.data.structure_files import as_atoms, read_structures
 from egnn_md.dynamics.ase_flow import load_flow
 from egnn_md.dynamics.flow_many import ManyStrides
@@ -34,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--most", type=int, default=100, help="molecules")
     options = parse(parser, arguments)
     flow = load_flow(options.flow)
-    read = [as_atoms(item) for item in read_structures(options.molecules)][: options.most]
+    items = [item for _, item in islice(read_structures(options.molecules), options.most)]
+    read = [as_atoms(item) for item in items if not isinstance(item, DataError)]
     sound = [atoms for atoms in read if not refusal(flow, atoms)]
     accepted: list[float] = []
     kelvin: dict[str, list[float]] = defaultdict(list)

@@ -5,6 +5,7 @@ Each molecule has its own noise, its own Metropolis test and its own count of st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -71,7 +72,7 @@ class ManyStrides:
             self._kinds = self.model.condition_on(species, self.masses.to(self.model.dtype), length)
         references = torch.tensor(self.model.config.reference_energies, dtype=torch.float64)[species]
         self.reference = segment_sum(references, self.molecule, self.n_molecules)
-        self._decay = float(np.exp(-0.5e-3 * friction * stride))
+        self._decay = math.exp(-0.5e-3 * friction * stride)
         self.accepted = torch.zeros(self.n_molecules, dtype=torch.int64)
         self.n_steps = 0
         self._find_pairs()
@@ -137,7 +138,7 @@ class ManyStrides:
     def _thermostat(self, momenta: Tensor) -> Tensor:
         if self.temperature is None:
             return momenta
-        return self._decay * momenta + (1.0 - self._decay**2) ** 0.5 * self._maxwell(self.temperature)
+        return self._decay * momenta + math.sqrt(1.0 - self._decay**2) * self._maxwell(self.temperature)
 
     def _maxwell(self, temperature: float) -> Tensor:
         noise = torch.randn(self.masses.shape[0], 3, dtype=torch.float64, generator=self.generator)
