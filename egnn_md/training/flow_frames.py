@@ -189,8 +189,8 @@ def _usable(frames: Frames) -> Frames:
 
 
 def known_surroundings(frames: Frames) -> tuple[str, ...]:
-    """Surroundings that atoms of at least `SEEN` molecules have in most of the molecule's frames; all of them, if there
-    are fewer molecules than that.
+    """Surroundings that atoms of at least `SEEN` molecules have in most of the molecule's frames; of one molecule in ten,
+    where there are few.
     """
     groups, group_of = np.unique(frames.group, return_inverse=True)
     sizes, times = np.bincount(group_of), [Counter[str]() for _ in groups]
@@ -198,4 +198,4 @@ def known_surroundings(frames: Frames) -> tuple[str, ...]:
         part = slice(frames.starts[k], frames.starts[k + 1])
         times[group].update(set(surroundings(frames.atomic_numbers[part], frames.positions[part])))
     seen = Counter(name for found, n in zip(times, sizes, strict=True) for name, m in found.items() if 2 * m > n)
-    return tuple(sorted(name for name, n in seen.items() if n >= min(SEEN, len(groups))))
+    return tuple(sorted(name for name, n in seen.items() if n >= min(SEEN, max(1, len(groups) // 10))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,10 +147,13 @@ def test_the_sides_share_no_molecule(file: Path, tmp_path: Path) -> None:
     assert sum(map(len, groups)) == len(set().union(*groups)) == len(NAMES)
 
 
-def test_surroundings_of_most_frames_of_three_molecules_are_known(file: Path) -> None:
-    known = known_surroundings(read_frames(file))
-    assert {"H(C)", "H(O)", "C(CHHH)"} <= set(known)
-    assert "O(HH)" not in known  # water alone
+def test_surroundings_of_a_few_molecules_are_known_and_those_of_one_in_many_are_not(file: Path) -> None:
+    frames = read_frames(file)
+    assert "O(HH)" in known_surroundings(frames)
+    one_water = np.array([k for k in range(len(frames)) if frames.group[k] != "H2O"] + [4])
+    many = replace(frames.select(one_water), group=np.arange(len(one_water)).astype(str))
+    assert {"H(C)", "H(O)", "C(CHHH)"} <= set(known_surroundings(many))
+    assert "O(HH)" not in known_surroundings(many)
 
 
 def test_frames_without_forces_are_refused(file: Path, tmp_path: Path) -> None:
