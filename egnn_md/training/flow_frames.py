@@ -189,7 +189,7 @@ def _usable(frames: Frames) -> Frames:
 
 
 def known_surroundings(frames: Frames) -> tuple[str, ...]:
-    """Surroundings that atoms of at least `SEEN` molecules have in most of the molecule's frames; of one molecule in ten,
+    """Surroundings that atoms of at least `SEEN` molecules have in most of the frames of each; of one molecule in ten,
     where there are few.
     """
     groups, group_of = np.unique(frames.group, return_inverse=True)
