@@ -60,17 +60,18 @@ def springs(atoms: Atoms, positions: np.ndarray) -> np.ndarray:
     return np.asarray((pull / length)[..., None] * vectors).sum(1)
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
+def write(path: Path, copies: int, *, by_molecule: bool) -> Path:
+    """Frames of all molecules; groups are molecules, or each frame is one of its own."""
     rng, parts = np.random.default_rng(0), []
     for name in NAMES:
         atoms = molecule(name)
-        for _ in range(4):
+        for copy in range(copies):
             positions = atoms.positions + 0.04 * rng.standard_normal((len(atoms), 3))
-            parts.append((atoms.numbers, positions, springs(atoms, positions), name))
+            group = name if by_molecule else f"{name} {copy}"
+            parts.append((atoms.numbers, positions, springs(atoms, positions), group))
     numbers, positions, forces, group = zip(*parts, strict=True)
     np.savez(
-        tmp_path / "frames.npz",
+        path,
         n_atoms=[len(z) for z in numbers],
         atomic_numbers=np.concatenate(numbers),
         positions=np.concatenate(positions).astype(np.float32),
@@ -78,7 +79,12 @@ def file(tmp_path: Path) -> Path:
         energy=np.zeros(len(numbers)),
         group=np.array(group),
     )
-    return tmp_path / "frames.npz"
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write(tmp_path / "frames.npz", 4, by_molecule=True)
 
 
 def test_the_difference_is_the_derivative(file: Path) -> None:
@@ -123,7 +129,8 @@ def test_draws_are_thermal_and_some_hydrogens_are_heavy(file: Path) -> None:
     assert 1.9 < float(batch.substep.max()) <= 2.0
 
 
-def test_training_lowers_the_error_and_leaves_a_map_that_knows_its_like(file: Path, tmp_path: Path) -> None:
+def test_training_lowers_the_error_and_leaves_a_map_that_knows_its_like(tmp_path: Path) -> None:
+    write(tmp_path / "frames.npz", 40, by_molecule=False)
     (tmp_path / "config.toml").write_text(CONFIG)
     quiet = Resources(accelerator="cpu", progress=False)
     found = train(tmp_path / "config.toml", output=tmp_path / "run", resources=quiet)
