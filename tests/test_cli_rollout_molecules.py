@@ -104,4 +104,4 @@ def test_a_file_of_many_molecules_runs_in_batches(call: Call) -> None:
     assert "Cl" in table[2]
     assert Path("many/report.html").is_file()
     code, _, lines = call("rollout", "flow.safetensors", "three.xyz", "--ensemble", "npt", "-o", "npt")
-    assert (code, lines) == (2, ["error: rollouts are of isolated molecules: --ensemble nvt or nve"])
+    assert (code, lines) == (2, ["egnn-md: rollouts are of isolated molecules: --ensemble nvt or nve"])
