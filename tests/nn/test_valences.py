@@ -136,6 +136,7 @@ def test_nothing_known_of_features_hides_no_broken_bond() -> None:
     ],
 )
 def test_common_ions_are_known_to_the_newest_model(smiles: str) -> None:
+    pytest.importorskip("rdkit")
     atoms = conformers(smiles, 1)[0]
     atoms.calc = EGNNCalculator("egnn-xtb")
     atoms.get_potential_energy()
