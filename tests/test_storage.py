@@ -7,6 +7,7 @@ import json
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -69,17 +70,19 @@ def test_damaged_json_is_refused_by_name(text: str, tmp_path: Path) -> None:
         read_json(tmp_path / "a.json")["test"]["force_mae"]
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """Files of at most 4 kB."""
+    """Files of at most 4 kB, pytest's own output among them: for as long as nothing is printed."""
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_no_room_is_said_of_the_file(small_disk: None, tmp_path: Path) -> None:
+def test_no_room_is_said_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -88,9 +91,10 @@ def test_no_room_is_said_of_the_file(small_disk: None, tmp_path: Path) -> None:
             temporary.write_text("new" * 4096)
 
     for act in (write, lambda: require_room(path, 5000)):
-        with pytest.raises(OSError, match=r"a\.txt") as caught:
+        with small_disk(), pytest.raises(OSError, match=r"a\.txt") as caught:
             act()
         assert caught.value.errno == errno.EFBIG
-    require_room(path, 4000)
+    with small_disk():
+        require_room(path, 4000)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
