@@ -38,6 +38,7 @@ TESTED = {
     "server_scan",
     "torchsim_relax",
     "train_on_your_data",
+    "water_teacher",
 }
 SHORT_TRAINING = """
 name = "tiny"
@@ -88,6 +89,32 @@ def test_ase_md(checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert len(frames) == 41
     assert np.abs(frames[-1].positions - frames[0].positions).max() > 1e-3
     assert "H2O: 0.02 ps in water.traj" in capsys.readouterr().out
+
+
+def test_water_teacher(capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = example("water_teacher")
+    teacher.main(["boxes.extxyz", "--density", "0.97", "--ps", "0.002"])
+    atoms = read("boxes.extxyz")
+    assert atoms.get_chemical_formula() == "H128O64"
+    assert atoms.get_masses().sum() / atoms.get_volume() / 0.602214 == pytest.approx(0.97, rel=1e-3)
+    assert "a molecule" in capsys.readouterr().out
+    atoms.calc = teacher.spc_fw()
+    forces, stress, step = atoms.get_forces(), atoms.get_stress(), 1e-3
+    energies = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[7] += [0, sign * step, 0]
+        energies.append(atoms.calc.get_potential_energy(moved))
+    assert forces[7, 1] == pytest.approx((energies[1] - energies[0]) / (2 * step), abs=1e-4)
+    shear = np.array([[1, 0, 0], [0, 1, 0], [0, step, 1]])
+    pulled = [atoms.copy(), atoms.copy()]
+    for moved, deformation in zip(pulled, (shear, np.linalg.inv(shear)), strict=True):
+        moved.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
+    slope = (atoms.calc.get_potential_energy(pulled[0]) - atoms.calc.get_potential_energy(pulled[1])) / (2 * step)
+    assert stress[3] == pytest.approx(slope / atoms.get_volume(), rel=1e-3)
+    atoms.numbers[0] = 7
+    with pytest.raises(ValueError, match="O, H, H"):
+        atoms.get_potential_energy()
 
 
 def test_relax_and_vibrations(checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
