@@ -27,8 +27,8 @@ from egnn_md.storage import write_whole
 if TYPE_CHECKING:
     from ase import Atoms
 
-TIMESTEP, FRICTION = 0.5, 10.0
-"""fs and 1/ps, of the students' dynamics."""
+FRICTION = 10.0
+"""1/ps, of the students' dynamics."""
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--teacher-ps", type=float, default=5.0, help="of each, after the first picosecond")
     parser.add_argument("--copies", type=int, default=20)
     parser.add_argument("--ps", type=float, default=50.0, help="of the copies; 0: errors alone")
+    parser.add_argument("--timestep", type=float, default=1.0, help="fs, of the copies")
     parser.add_argument("--seed", type=int, default=2000)
     options = parse(parser, arguments)
     starts = read_molecules([options.molecule], options.seed)
@@ -64,7 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             f"{tag}: {name} meV/Å": row[name] for tag, row in errors.items() for name in ("force_mae", "force_rmse")
         }
         for temperature in options.temperature if options.ps > 0 else []:
-            broken = stability(model, starts, options.copies, temperature, options.ps, options.seed, teacher)
+            steps = round(1e3 * options.ps / options.timestep)
+            broken = stability(
+                model, starts, options.copies, temperature, steps, options.timestep, options.seed, teacher
+            )
+            print(f"{model}, {temperature:g} K: {broken}", flush=True)
             rows |= {
                 f"{temperature:g} K, {options.copies} copies, {options.ps:g} ps: {k}": v for k, v in broken.items()
             }
@@ -98,7 +103,14 @@ def of_teacher(calculate: Any, start: Atoms, temperature: float, picoseconds: fl
 
 
 def stability(
-    name: str, starts: list[Atoms], copies: int, temperature: float, picoseconds: float, seed: int, teacher: Any
+    name: str,
+    starts: list[Atoms],
+    copies: int,
+    temperature: float,
+    steps: int,
+    timestep: float,
+    seed: int,
+    teacher: Any,
 ) -> dict[str, Any]:
     """Copies with another bond graph than at the start, and those of them that the teacher takes back to it."""
     model = load_student(name)
@@ -112,7 +124,7 @@ def stability(
     ends = batch.n_atoms.cumsum(0).tolist()
 
     def observe(step: int, state: State) -> None:
-        watch.look(1e-3 * TIMESTEP * step, state.positions)
+        watch.look(1e-3 * timestep * step, state.positions)
         for k in watch.first.keys() - broken.keys():
             broken[k] = structures[k].copy()
             broken[k].positions = state.positions[ends[k] - len(structures[k]) : ends[k]].numpy()
@@ -120,8 +132,8 @@ def stability(
     run(
         batch,
         batch.start(thermostat.temperature, generator),
-        round(1e3 * picoseconds / TIMESTEP),
-        TIMESTEP,
+        steps,
+        timestep,
         thermostat=thermostat,
         every=20,
         observe=observe,
