@@ -1,8 +1,8 @@
 """What a start from a shipped model saves: force errors of trainings on 10, 30, 100, 300 labelled frames, from nothing
-and from each of --start, and how many labels each start needs for the error that the training from nothing ends with.
+and from each of --start.
 
-All trainings are alike but for the start and the frames (steps, frames of a step, the schedule; the learning rate is
-that of `egnn-md distill`); a tenth of the frames given chooses the checkpoint. The test is on frames of --data that no
+All trainings are alike but for the start and the frames (steps, frames of a step, the schedule; the learning rates are
+those of `egnn-md distill`); a tenth of the frames given chooses the checkpoint. The test is on frames of --data that no
 training sees.
 """
 
@@ -19,6 +19,7 @@ from _common import load_potential, make_parser, parse, print_table, write_json
 
 from egnn_md.data.frame_files import read_frames
 from egnn_md.data.frames import Frames
+from egnn_md.distill.student import BATCH, FINE_TUNED, FROM_NOTHING
 from egnn_md.evaluation.figures import figure
 from egnn_md.evaluation.potential import evaluate
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--start", nargs="+", default=["none", "egnn-xtb"], help="none, shipped names, checkpoints")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 30, 100, 300])
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--test-frames", type=int, default=300)
     parser.add_argument("--picture", type=Path, default=None)
     options = parse(parser, arguments)
@@ -63,7 +64,7 @@ def trained(frames: Frames, test: Frames, start: str, steps: int, batch: int) ->
         lines = ['name = "curve"', *([] if start == "none" else [f'init_from = "{start}"'])]
         lines += ["[data]", 'files = ["frames.npz"]', "valid_fraction = 0.1", "test_fraction = 0.0", "[training]"]
         lines += [f"max_steps = {steps}", f"batch_size = {batch}", "warmup_steps = 100", "ema_decay = 0.99"]
-        lines += [f"learning_rate = {5e-3 if start == 'none' else 2e-3}", f"validate_every = {every}"]
+        lines += [f"learning_rate = {FROM_NOTHING if start == 'none' else FINE_TUNED}", f"validate_every = {every}"]
         (folder / "curve.toml").write_text("\n".join(lines) + "\n")
         with warnings.catch_warnings():  # forces are what is compared
             warnings.filterwarnings("ignore", message="the compositions of the data do not tell")

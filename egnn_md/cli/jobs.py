@@ -101,10 +101,6 @@ def model_spec(model: str, device: str, dtype: str, kind: str = "potential", opt
     return ModelSpec(shipped_name(model) or str(resolve(model).resolve()), device, dtype)
 
 
-RUN_FOLDERS = ("md", "rollout")
-"""Verbs whose output is a trajectory in a run folder."""
-
-
 def run_job(
     file: Path,
     output: Path,
@@ -124,16 +120,16 @@ def run_job(
     from egnn_md.jobs.chunks import Job
     from egnn_md.jobs.executors import make_executor
     from egnn_md.jobs.source import read_items
-    from egnn_md.report.jobs import job_page
+    from egnn_md.report.jobs import TRAJECTORIES, job_page
 
     items, part = read_items(file), parse_shard(shard)
     with make_executor(executor, workers) as pool, progress_bar(text) as progress:  # refused before files are written
-        if work["verb"] in RUN_FOLDERS:
+        if work["verb"] in TRAJECTORIES:
             output.parent.mkdir(parents=True, exist_ok=True)
         job = Job(output, worker, {**work, "input": fingerprint(file)}, size=size, shard=part, overwrite=overwrite)
         counts = job.run(items, pool, workers, progress)
     values = {"output": str(output), "n": counts.done, "n_failed": counts.failed, "finished": counts.finished}
-    page = output.with_name("report.html" if work["verb"] in RUN_FOLDERS else f"{output.stem}-report.html")
+    page = output.with_name("report.html" if work["verb"] in TRAJECTORIES else f"{output.stem}-report.html")
     if counts.finished:
         with without_failing(str(page)):
             job_page(work["verb"], output, job.table, file.name).write(page)

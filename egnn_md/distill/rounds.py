@@ -43,7 +43,7 @@ LABELS, LABELS_IN_BUDGET = 100, 500
 CHUNK: Final = 8
 FRAMES_OF_A_COPY: Final = 40
 CANDIDATES: Final = 4
-"""For each label, at least."""
+"""Frames that dynamics keeps to choose from: so many of each copy, and so many for each label, at least."""
 TEST_FRAMES: Final = 30
 """For each temperature, never trained on."""
 

@@ -46,7 +46,7 @@ def read_molecules(words: list[str], seed: int) -> list[Atoms]:
 
 
 def is_charged(atoms: Atoms) -> bool:
-    """Whether a structure says so."""
+    """Whether a structure says that it is charged."""
     return abs(charge_of(atoms)) > NEUTRAL
 
 

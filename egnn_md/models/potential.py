@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +28,7 @@ from egnn_md.models.species import Species, check_elements
 from egnn_md.models.terms import EnergyTerm, NuclearRepulsion, ReferenceEnergies, System, TermResult
 from egnn_md.nn.expected_error import ExpectedError
 from egnn_md.nn.familiarity import Familiarity
-from egnn_md.nn.ops import is_array, segment_sum
+from egnn_md.nn.ops import segment_sum
 from egnn_md.nn.valences import Valences, stranger
 from egnn_md.shown import Shown
 
@@ -207,11 +206,6 @@ class Potential(Shown, nn.Module):
         """Vectors and ends of the edges within the cutoff. On a GPU of all edges: to know how many are left it would
         have to be waited for, and those beyond add nothing.
         """
-        if is_array(graph.positions) and graph.edge_shift is None:
-            positions, index = graph.positions.numpy(), graph.edge_index.numpy()
-            r = positions.take(index[1], 0) - positions.take(index[0], 0)
-            near = np.flatnonzero(np.einsum("ij,ij->i", r, r) < self.config.cutoff**2)
-            return torch.from_numpy(r.take(near, 0)).to(self.dtype), torch.from_numpy(index.take(near, 1))
         vectors, edge_index = graph.edge_vectors(), graph.edge_index
         if vectors.device.type == "cpu":
             inside = (vectors.square().sum(-1) < self.config.cutoff**2).nonzero().squeeze(-1)

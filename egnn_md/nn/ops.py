@@ -70,14 +70,6 @@ def plus_product(x: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
     return x.addmm_(rows, matrix) if rows.dim() == 2 and x.dim() == 2 else x + rows @ matrix
 
 
-def is_array(values: Tensor) -> bool:
-    """Whether numpy can read it, and nobody else needs to know: a tensor of this process's memory, in inference mode. A
-    small operation costs numpy a third of what it costs torch.
-    """
-    plain = torch.is_inference_mode_enabled() and type(values) is Tensor and values.is_cpu
-    return plain and not values.requires_grad and values.dtype in (torch.float32, torch.float64)
-
-
 def ahead_of_time(values: Tensor) -> bool:
     """Whether this is a trace of a force call, to be compiled for any number of atoms and edges: the first dimension is
     a symbol, and no gradients are tracked.

@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from egnn_md.chemistry.elements import COVALENT_RADII, VALENCES
 from egnn_md.nn.constants import WithConstants
-from egnn_md.nn.ops import is_array, segment_sum
+from egnn_md.nn.ops import segment_sum
 
 DECAY: Final = 0.3
 """Å, b in Pauling's bond order exp((r_i + r_j - d)/b) of two atoms with covalent radii r_i and r_j, at distance d."""
@@ -44,21 +43,9 @@ class Valences(WithConstants):
 
     def forward(self, vectors: Tensor, edge_index: Tensor, species: Tensor) -> Tensor:
         """r_ij (n_edges, 3) Å, edge_index (2, n_edges), species (n_atoms,) -> (n_atoms,)."""
-        if is_array(vectors):
-            return self._by_numpy(vectors, edge_index, species)
         sums = self.sums(vectors, edge_index, species)
         low, high = self.ranges.index_select(0, species).unbind(-1)
         return torch.maximum(low - sums, sums - high) * (1.0 / TOLERANCE)
-
-    def _by_numpy(self, vectors: Tensor, edge_index: Tensor, species: Tensor) -> Tensor:
-        """The same at a third of the cost of so many small operations of torch."""
-        r, kinds, (centre, neighbor) = vectors.numpy(), species.numpy(), edge_index.numpy()
-        weight = self.weight.numpy()[kinds]
-        orders = np.exp(np.sqrt(np.einsum("ij,ij->i", r, r)) * (-1.0 / DECAY)) * weight[neighbor]
-        sums = np.bincount(centre, orders, len(kinds)) * weight
-        sums = np.log(np.maximum(sums, LEAST)).astype(r.dtype)
-        low, high = self.ranges.numpy()[kinds].T
-        return torch.from_numpy(np.maximum(low - sums, sums - high) * r.dtype.type(1.0 / TOLERANCE))
 
     def sums(self, vectors: Tensor, edge_index: Tensor, species: Tensor) -> Tensor:
         """The logarithm of the sum of each atom's bond orders, (n_atoms,)."""
@@ -80,7 +67,4 @@ class Valences(WithConstants):
 
 def stranger(unfamiliar: Tensor, strain: Tensor) -> Tensor:
     """The larger of two signals, (n_atoms,) each: NaN where the first is not known and the second lies in its range."""
-    if is_array(unfamiliar) and is_array(strain):
-        known, strained = unfamiliar.numpy(), strain.numpy()
-        return torch.from_numpy(np.where(strained > np.where(known == known, known, 0.0), strained, known))
     return torch.where(strain > unfamiliar.nan_to_num(0.0), strain, unfamiliar)

@@ -17,6 +17,8 @@ from egnn_md.report.scene import Scene
 if TYPE_CHECKING:
     from ase import Atoms
 
+TRAJECTORIES: Final = ("md", "rollout")
+"""Verbs that write a trajectory of each structure, into a run folder."""
 MOST_STRUCTURES: Final = 60
 MOST_FRAMES: Final = 300
 MOST_ROWS: Final = 100
@@ -75,7 +77,7 @@ def _scene(verb: str, output: Path, rows: Sequence[dict[str, str]]) -> Scene | N
     if not rows:
         return None
     frames: list[Atoms] = []
-    if verb in ("md", "rollout"):
+    if verb in TRAJECTORIES:
         frames = _first_trajectory(output)
         times = [float(atoms.info["time_ps"]) for atoms in frames]
         labels = [f"structure {rows[0]['index']}, {time:.3f} ps" for time in times]

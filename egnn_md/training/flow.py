@@ -108,7 +108,7 @@ def flow_errors(model: FlowMap, batch: FlowBatch) -> FlowErrors:
     time = batch.substep / FS_PER_TIME_UNIT
     positions, momenta, first, last = model(*start[:2], batch.species, batch.masses, batch.pairs, batch.substep)
     state = state_error((momenta - p) / time, (positions - x) / time, batch.masses)
-    return FlowErrors(state, *energy_errors(batch, momenta, first[1], last[1]))
+    return FlowErrors(state, *_energy_errors(batch, momenta, first[1], last[1]))
 
 
 def consistency_errors(model: FlowMap, batch: FlowBatch) -> FlowErrors:
@@ -124,10 +124,10 @@ def consistency_errors(model: FlowMap, batch: FlowBatch) -> FlowErrors:
     along = (momenta / batch.masses, forces, shorter)
     end, derivative = cast(tuple[Any, Any], torch.func.jvp(advance, (positions, momenta, batch.substep), along))
     state = state_error(derivative[1], derivative[0], batch.masses)
-    return FlowErrors(state, *energy_errors(batch, end[1], end[2][1], end[3][1]))
+    return FlowErrors(state, *_energy_errors(batch, end[1], end[2][1], end[3][1]))
 
 
-def energy_errors(batch: FlowBatch, momenta: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+def _energy_errors(batch: FlowBatch, momenta: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     """`FlowErrors.energy` and `change` from the momenta at the end and the atoms' E at start and end."""
     n = len(batch.energy)
     kinetic = (0.5 * (momenta.square() - batch.start[1].square()) / batch.masses).sum(-1)

@@ -21,7 +21,8 @@ _logger = logging.getLogger(__name__)
 MOST_LEFT_OUT: Final = 20
 """Steps in a row without a finite gradient, after which a training ends."""
 LOG_EVERY: Final = 10
-"""Steps, or a divisor of it that validations and checkpoints have in common: logging costs as much as the average."""
+"""Steps from one note of the losses to the next; fewer where validations or checkpoints, which look at them, fall
+between."""
 
 
 class MovingAverage(AveragedModel):

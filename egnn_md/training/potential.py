@@ -306,10 +306,9 @@ def _shift_of_zero(start: Potential, frames: Frames, n_frames: int = 512) -> dic
 def _of_each_kind(frames: Frames, count: int) -> NDArray[np.int64]:
     """At most `count` frames, in order: as many of each tag, or all there are of one, so that rare kinds show."""
     order = np.random.default_rng(0).permutation(len(frames))
-    tags = np.zeros(len(frames), np.int64) if frames.tag is None else np.unique(frames.tag, return_inverse=True)[1]
     place = np.empty(len(frames), np.int64)  # of a frame among those of its tag
-    for tag in np.unique(tags):
-        of_tag = order[tags[order] == tag]
+    for tag in np.unique(frames.tag):
+        of_tag = order[frames.tag[order] == tag]
         place[of_tag] = np.arange(len(of_tag))
     return np.sort(order[np.argsort(place[order], kind="stable")][:count])
 

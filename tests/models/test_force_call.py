@@ -109,7 +109,6 @@ def test_edges_beyond_the_cutoff_change_nothing(random_potential: Make) -> None:
 
 
 def test_inference_mode_changes_nothing(random_potential: Make) -> None:
-    """There numpy finds the edges, and sums the bond orders."""
     model = random_potential()
     for graph in (several(), make_graph(*molecule("CH3CH2OH"), 9.0), make_graph([8], [[0.0, 0.0, 0.0]], CUTOFF)):
         expected = model(graph)

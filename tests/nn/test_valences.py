@@ -145,8 +145,7 @@ def test_common_ions_are_known_to_the_newest_model(smiles: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_by_numpy_as_by_torch(dtype: torch.dtype) -> None:
-    """In inference mode numpy does it."""
+def test_inference_mode_changes_nothing(dtype: torch.dtype) -> None:
     valences, random = Valences((1, 6, 7, 26)).to(dtype), torch.Generator().manual_seed(0)
     vectors = 2.0 * torch.randn(60, 3, generator=random, dtype=dtype)
     index = torch.randint(7, (2, 60), generator=random)
