@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from egnn_md.graph import Graph, Prediction
-from egnn_md.models.bounds import check_sizes
+from egnn_md.models.bounds import check_positive, check_sizes
 from egnn_md.models.long_range import Far, FarField, LongRange
 from egnn_md.models.network import Network
 from egnn_md.models.species import Species, check_elements
@@ -66,6 +66,8 @@ class PotentialConfig:
     """Whether atoms have charges and dispersion that act at any distance; so the model knows ions."""
     charge_response: bool = False
     """Whether the charge of the structure, given or counted, adds what the atoms' surroundings do not show of it."""
+    bound: float | None = None
+    """Where vectors and their products saturate in the layers (`VectorLayer`); None: nowhere."""
 
     def __post_init__(self) -> None:
         check_elements(self.elements)
@@ -77,6 +79,8 @@ class PotentialConfig:
             raise ValueError("0 < core_start < core_end < repulsion_reach must hold, all in sums of covalent radii")
         if self.charge_response and not self.long_range:
             raise ValueError("charge_response needs long_range")
+        if self.bound is not None:
+            check_positive(self, "bound")
         check_sizes(self)
 
 
@@ -134,6 +138,7 @@ class Potential(Shown, nn.Module):
             n_radial=config.n_radial,
             core_start=config.core_start,
             core_end=config.core_end,
+            bound=config.bound,
         )
         self.repulsion = NuclearRepulsion(config.elements, reach=config.repulsion_reach)
         self.long_range = None

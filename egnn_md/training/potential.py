@@ -242,7 +242,7 @@ def build_model(config: PotentialRun, frames: Frames) -> Potential:
     start = load(config.init_from, dtype=dtype)
     if not isinstance(start, Potential):
         raise ConfigError(f"init_from {config.init_from!r} is a {type(start).__name__}, no potential")
-    may_change = {"repulsion_reach", "core_start", "core_end", "long_range", "charge_response"}
+    may_change = {"repulsion_reach", "core_start", "core_end", "bound", "long_range", "charge_response"}
     changed = config.model.model_dump(include=config.model.model_fields_set & may_change)
     known = tuple(sorted({*elements, *start.config.elements}))
     references = _references_of_labels(start, frames, config.data.reference_energies, known)

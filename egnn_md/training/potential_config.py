@@ -61,8 +61,11 @@ class PotentialModelConfig(Section):
     repulsion_reach: float = Field(0.85, gt=0)
     core_start: float = Field(0.5, gt=0)
     core_end: float = Field(0.7, gt=0)
-    """Sums of covalent radii; see `PotentialConfig`. With init_from these three, which have no weights, long_range and
-    charge_response are the only keys of [model] that count."""
+    """Sums of covalent radii; see `PotentialConfig`."""
+    bound: float | None = Field(None, gt=0)
+    """Where vectors and their products saturate in the layers, some tens: else they run away in contacts closer than
+    any of the data. With init_from this and the three before, which have no weights, long_range and charge_response are
+    the only keys of [model] that count."""
 
 
 class PotentialTrainingConfig(TrainingConfig):

@@ -49,9 +49,12 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+@pytest.mark.parametrize("bound", [None, 2.0])
 @pytest.mark.parametrize("structure", [ethanol, solid])
-def test_forces_are_minus_the_gradient(random_potential: Make, structure: Callable[[], Graph]) -> None:
-    model, graph, step = make_potential(random_potential), structure(), 2e-3
+def test_forces_are_minus_the_gradient(
+    random_potential: Make, structure: Callable[[], Graph], bound: float | None
+) -> None:
+    model, graph, step = make_potential(random_potential, bound=bound), structure(), 2e-3
     forces = model(graph).forces
     displaced, weights = [], []
     for k in range(graph.positions.numel()):
@@ -211,6 +214,12 @@ def test_a_lone_atom_has_no_forces(random_potential: Make) -> None:
     prediction = random_potential()(make_graph([6], [[1.0, 2, 3]], CUTOFF), stress=True)
     assert torch.isfinite(prediction.energy).all()
     assert torch.equal(prediction.forces, torch.zeros(1, 3, dtype=torch.float64))
+
+
+def test_a_bound_holds_in_the_layers_alone(random_potential: Make) -> None:
+    free, wide, narrow = (make_potential(random_potential, bound=bound)(ethanol()).energy for bound in (None, 1e6, 1.0))
+    assert float(wide) == pytest.approx(float(free), abs=1e-9)
+    assert abs(float(narrow) - float(free)) > 1e-6
 
 
 def test_coincident_atoms_leave_numbers_finite(random_potential: Make) -> None:

@@ -42,6 +42,8 @@ def ethanol() -> Graph:
         {"message_dim": 10**9},
         {"n_layers": 10**6},
         {"n_radial": True},
+        {"bound": 0.0},
+        {"bound": math.nan},
     ],
     ids=str,
 )

@@ -259,6 +259,18 @@ def test_fine_tuning_starts_from_the_given_model(run_setup: Callable[..., Path],
         assert torch.allclose(value, start, atol=1e-9), name
 
 
+def test_fine_tuning_may_change_what_has_no_weights(checkpoint_file: Path) -> None:
+    words = {"name": "x", "init_from": str(checkpoint_file), "data": {"files": ["x"]}, "training": {"max_steps": 1}}
+    frames = frames_of([molecule("CH4"), molecule("C2H2")], np.array([-10.0, -20.0]))
+    built = [
+        build_model(PotentialRun.model_validate({**words, "model": model}), frames)
+        for model in ({}, {"bound": 20.0, "core_start": 0.55, "hidden_dim": 7})
+    ]
+    (plain, other), start = (model.config for model in built), load(checkpoint_file).config
+    assert (plain.bound, plain.core_start) == (None, start.core_start)
+    assert (other.bound, other.core_start, other.hidden_dim) == (20.0, 0.55, start.hidden_dim)
+
+
 def test_fine_tuning_takes_the_zero_of_energy_from_what_the_model_says(
     random_potential: Callable[..., Potential], checkpoint_file: Path
 ) -> None:
