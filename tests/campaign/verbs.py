@@ -76,6 +76,7 @@ def call(
     changes are not counted. label: of the files with what it says.
     """
     log, count = (folder.parent / f"{name}{label}.txt" for name in ("said", "events"))
+    log.touch()  # a kill may be faster than the fork
     began = time.monotonic()
     if fresh:
         with log.open("wb") as said:
