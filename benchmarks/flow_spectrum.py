@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from egnn_md.chemistry.units import BOLTZMANN
 from egnn_md.dynamics.ase_flow import FlowDynamics, load_flow
 from egnn_md.dynamics.batched import Batch, State, Thermostat, run
+from egnn_md.dynamics.motion import spectrum
 from egnn_md.evaluation.figures import figure
 
 FloatArray = NDArray[np.float64]
-SMOOTH, LOWEST = 8.0, 200.0  # cm⁻¹
+LOWEST = 200.0  # cm⁻¹
 SHARE = 0.03
 """Peaks lower than this part of the highest are not counted."""
 
@@ -104,20 +105,6 @@ def kinetic(velocities: FloatArray, masses: FloatArray) -> list[float]:
     """Kinetic temperature, K, of either half of the time."""
     energies = (masses[:, None] * velocities**2).mean((0, 2, 3)) / BOLTZMANN
     return [float(half.mean()) for half in np.array_split(energies, 2)]
-
-
-def spectrum(velocities: FloatArray, masses: FloatArray, interval: float) -> tuple[FloatArray, FloatArray]:
-    """Wavenumbers (cm⁻¹) and smoothed power of velocities (n_copies, n_times, n_atoms, 3), `interval` fs apart."""
-    n = velocities.shape[1]
-    window = np.hanning(n)[:, None, None]
-    power = (np.abs(np.fft.rfft(window * velocities, 4 * n, axis=1)) ** 2 * masses[:, None]).sum((0, 2, 3))
-    from scipy.constants import speed_of_light
-
-    wavenumbers = np.fft.rfftfreq(4 * n, interval * 1e-15) / (100.0 * speed_of_light)
-    reach = np.arange(-4 * SMOOTH, 4 * SMOOTH + 1e-9, wavenumbers[1])
-    kernel = np.exp(-0.5 * (reach / SMOOTH) ** 2)
-    smoothed = np.convolve(power, kernel / kernel.sum(), "same")
-    return wavenumbers, smoothed / smoothed.sum()
 
 
 def compared(wavenumbers: FloatArray, expected: FloatArray, found: FloatArray) -> list[dict[str, float]]:

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             many.run(10)
             for atoms, values in zip(many.frames(), found, strict=True):
                 state = (atoms.get_masses(), atoms.positions, atoms.get_momenta())
-                kinds = by_motion(*state) | by_element(atoms.numbers, state[0], state[2])
+                kinds = by_motion(*state) | by_element(atoms.numbers, *state)
                 for name, value in kinds.items():
                     values[name].append(value)
         accepted += (many.accepted.double() / (many.n_steps - before)).tolist()

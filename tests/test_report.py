@@ -142,6 +142,22 @@ def test_reports_of_particles_and_of_many_structures(left: dict[str, str], tmp_p
             check_seen(seen, coloured=False)
 
 
+@pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
+def test_a_run_tells_temperatures_of_motions_and_a_spectrum_where_frames_are_dense(
+    call: Call, checkpoint_file: Path
+) -> None:
+    words = ("md", "CH4", "--model", checkpoint_file, "--timestep", 0.1, "--temperature", 50, "--seed", 1, "-o", "run")
+    for steps, interval, kind, dense in ((300, 1, "extxyz", True), (300, 1, "xtc", False), (60, 50, "traj", False)):
+        named = ("--interval", interval, "--format", kind, "--overwrite")
+        code, _, err = call(*words, "--steps", steps, *named)
+        assert code == 0, err
+        page = Path("run/report.html").read_text()
+        assert ("Spectrum of the velocities" in page) == ("Velocity autocorrelation" in page) == dense
+        assert ("A spectrum of vibrations needs" in page) != dense
+        assert ("Temperatures of motions and elements" in page) == dense
+    assert "these are 5 fs apart, in traj" in page
+
+
 def test_page_is_one_file_that_asks_for_nothing() -> None:
     text = moving().html()
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:)""", text)

@@ -28,7 +28,9 @@ FS_PER_TIME_UNIT: Final = (ATOMIC_MASS * 1e-20 / ELEMENTARY_CHARGE) ** 0.5 * 1e1
 """Å sqrt(amu/eV), the time unit that goes with eV, Å and amu (ASE's), is 10.18 fs."""
 EV_PER_A3_PER_BAR: Final = 1e5 * 1e-30 / ELEMENTARY_CHARGE
 """1 bar = 6.2415e-7 eV/Å³."""
-WAVENUMBER_PER_EV: Final = ELEMENTARY_CHARGE / (6.62607015e-34 * 2.99792458e10)
+CM_PER_FS: Final = 2.99792458e-5
+"""The speed of light, exact: 1 fs⁻¹ = 33,356 cm⁻¹."""
+WAVENUMBER_PER_EV: Final = ELEMENTARY_CHARGE / (6.62607015e-34 * CM_PER_FS * 1e15)
 """1 eV = 8065.54 cm⁻¹."""
 G_PER_CM3_PER_AMU_PER_A3: Final = ATOMIC_MASS * 1e27
 """1 amu/Å³ = 1.6605 g/cm³."""

@@ -68,9 +68,12 @@ def summarize(
     return summary
 
 
-def mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean without the first fifth, and its standard error from the means of ten blocks (NaN for few values)."""
-    later = values[int(EQUILIBRATION * len(values)) :] if len(values) > 5 else values[1:] if len(values) > 1 else values
+def mean_and_error(values: NDArray[np.float64], equilibrated: bool = False) -> tuple[float, float]:
+    """Mean without the first fifth (all of it if `equilibrated`), and its standard error from the means of ten blocks
+    (NaN for few values).
+    """
+    first = 0 if equilibrated else int(EQUILIBRATION * len(values)) if len(values) > 5 else min(1, len(values) - 1)
+    later = values[first:]
     if len(later) < 20:
         return float(later.mean()), float("nan")
     blocks = [block.mean() for block in np.array_split(later, BLOCKS)]

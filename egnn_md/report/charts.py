@@ -20,11 +20,20 @@ BINS: Final = 40
 
 
 def lines(
-    title: str, x: FloatArray, series: Mapping[str, FloatArray], x_label: str, y_label: str, level: float | None = None
+    title: str,
+    x: FloatArray,
+    series: Mapping[str, FloatArray],
+    x_label: str,
+    y_label: str,
+    level: float | None = None,
+    *,
+    of_frames: bool = True,
+    note: str = "",
 ) -> str:
     """Curves over a common axis; `level` draws a dashed line there. "" if there is nothing finite to draw.
 
-    x and each series are (n,); the chart remembers its x range, so that the page can mark the frame that is shown.
+    x and each series are (n,). of_frames: x is that of the frames, and the chart remembers its range, so that the page
+    can mark the one that is shown.
     """
     every = max(1, math.ceil(len(x) / MAX_POINTS))
     known = {name: np.asarray(y, dtype=np.float64)[::every] for name, y in series.items()}
@@ -42,8 +51,10 @@ def lines(
         good = np.isfinite(y)
         points = " ".join(f"{box.x(a):.1f},{box.y(b):.1f}" for a, b in zip(x[good], y[good], strict=True))
         parts.append(f'<polyline class="s{k % 6}" points="{points}"/>')
-    parts.append(f'<line class="now" x1="{LEFT}" x2="{LEFT}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-    return _figure(title, "".join(parts), _legend(known) if len(known) > 1 else "", box.x_range)
+    if of_frames:
+        parts.append(f'<line class="now" x1="{LEFT}" x2="{LEFT}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+    caption = " ".join(part for part in (_legend(known) if len(known) > 1 else "", escape(note)) if part)
+    return _figure(title, "".join(parts), caption, box.x_range if of_frames else None)
 
 
 def histogram(title: str, values: FloatArray, x_label: str, note: str = "") -> str:

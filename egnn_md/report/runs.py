@@ -7,13 +7,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from egnn_md.chemistry.units import G_PER_CM3_PER_AMU_PER_A3
 from egnn_md.dynamics.bond_changes import bond_changes, listed
+from egnn_md.dynamics.motion import autocorrelation, by_element, by_motion, spectrum
 from egnn_md.dynamics.observers import read_log
 from egnn_md.dynamics.summary import mean_and_error
 from egnn_md.report.charts import histogram, lines
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 Log = dict[str, NDArray[np.float64]]
+WITH_MOMENTA: Final = ("traj", "extxyz")
+"""Formats of trajectories that keep momenta."""
+FASTEST: Final = 4.0
+"""fs between frames, at most, for a spectrum: the stretches of hydrogen take 9."""
+SPECTRUM_FRAMES: Final = 4096
+"""The last ones."""
+LEAST_FRAMES: Final = 250
 
 
 def run_page(folder: str | Path) -> Page:
@@ -37,16 +45,18 @@ def run_page(folder: str | Path) -> Page:
     times = [1e-3 * float(log["time_fs"][row]) for row in rows]
     labels = [_label(log, row) for row in rows]
     scene = Scene(frames, labels, times, _signals(summary, frames))
+    vibrations, lacking = _vibrations(folder, settings)
     return Page(
         title=f"{summary['formula']}: {summary['time_ps']:g} ps of {settings['ensemble']}",
         subtitle=_subtitle(summary),
         tiles=_tiles(summary, log),
         bad=_worries(summary),
         scene=scene,
-        charts=_charts(log, summary, float(frames[0].get_masses().sum()) if frames else np.nan),
-        tables=[bond_table(frames), _settings_table(summary)],
+        charts=_charts(log, summary, float(frames[0].get_masses().sum()) if frames else np.nan) + vibrations,
+        tables=[bond_table(frames), *_temperatures(frames, settings), _settings_table(summary)],
         notes=[
             f"Beside this page: log.csv, summary.json, trajectory.{settings['format']}, last.extxyz (to go on from).",
+            *lacking,
             ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
         ],
     )
@@ -196,6 +206,65 @@ def bond_table(frames: list[Atoms]) -> Table:
     rows: list[list[Any]] = [["at the start", changes.n_start]]
     rows += [["broken", listed(changes.broken)], ["formed", listed(changes.formed)]]
     return Table("Bonds, at the start and at the end", ["", ""], rows)
+
+
+def _temperatures(frames: list[Atoms], settings: dict[str, Any]) -> list[Table]:
+    """Of each kind of motion and each element of an isolated molecule, from frames with momenta: all alike where energy
+    is shared as it must be. Without a thermostat translation and rotation keep what they began with.
+    """
+    later = [atoms for atoms in frames[len(frames) // 5 :] if atoms.has("momenta")]
+    if len(later) < 10 or later[0].pbc.any() or len(later[0]) < 2:
+        return []
+    found: dict[str, list[float]] = {}
+    for atoms in later:
+        state = (atoms.get_masses(), atoms.positions, atoms.get_momenta())
+        kinds = by_motion(*state)
+        if settings["ensemble"] == "nve":
+            kinds = {"internal": kinds["internal"]}
+        for name, kelvin in (kinds | by_element(atoms.numbers, *state)).items():
+            found.setdefault(name, []).append(kelvin)
+    rows: list[list[Any]] = []
+    for name, values in found.items():
+        mean, error = mean_and_error(np.array(values), equilibrated=True)
+        if np.isfinite(mean):
+            rows.append([name, with_error(mean, error, "K")])
+    return [Table("Temperatures of motions and elements", ["of", "mean"], rows)]
+
+
+def _vibrations(folder: Path, settings: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Charts of the spectrum of velocities and of their autocorrelation; or a note of what they lack."""
+    kind, interval = settings["format"], settings["interval"] * settings["timestep"]
+    if interval > FASTEST or kind not in WITH_MOMENTA:
+        needed = (
+            f"frames at most {FASTEST:g} fs apart (--interval) in a format with momenta ({', '.join(WITH_MOMENTA)})"
+        )
+        return [], [f"A spectrum of vibrations needs {needed}: these are {interval:g} fs apart, in {kind}."]
+    from ase.io import read
+
+    frames: Any = read(folder / f"trajectory.{kind}", index=f"-{SPECTRUM_FRAMES}:")
+    if len(frames) < LEAST_FRAMES or not all(atoms.has("momenta") for atoms in frames):
+        return [], [f"A spectrum of vibrations needs {LEAST_FRAMES} frames."]
+    masses, velocities = frames[0].get_masses(), np.stack([atoms.get_velocities() for atoms in frames])
+    wavenumbers, power = spectrum(velocities[None], masses, interval)
+    shown = wavenumbers <= 4200
+    memory = autocorrelation(velocities, masses, round(500 / interval))
+    time = interval * np.arange(len(memory))
+    note = f"from the last {1e-3 * interval * len(frames):.3g} ps"
+    if settings["ensemble"] != "nve":
+        note += "; a thermostat, and strides that are taken back, widen the bands: nve has none"
+    power = power[shown] / power[shown].max()
+    return [
+        lines(
+            "Spectrum of the velocities",
+            wavenumbers[shown],
+            {"power": power},
+            "cm⁻¹",
+            "power",
+            of_frames=False,
+            note=note,
+        ),
+        lines("Velocity autocorrelation", time, {"all atoms": memory}, "time / fs", "C(t)/C(0)", 0.0, of_frames=False),
+    ], []
 
 
 def _settings_table(summary: dict[str, Any]) -> Table:
