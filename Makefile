@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 PYTEST_ARGS ?=
+WORKERS ?= 2
 MINUTES ?= 5
 
 BIN := $(VENV)/bin
@@ -17,8 +18,8 @@ help:  ## Say what there is to make
 demo: $(VENV)/.installed  ## 5 ps of MD of aspirin with the shipped potential, into demo/
 	@$(BIN)/python examples/demo.py --output $(DEMO)
 
-test: lint  ## Lint, check types and run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+test: lint  ## Lint, check types and run all tests, in WORKERS=2 processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test  ## Lint and check types
 	$(BIN)/ruff check .

@@ -186,6 +186,7 @@ MISTAKES = [
     ("evaluate MODEL silicon.extxyz --plot picture.foo", ".png"),
     ("evaluate MODEL", "FILE"),
     ("data nbody -o . --overwrite", "is a folder"),
+    ("data nbody --colour red", "see egnn-md data nbody --help"),
     ("data flow water.xyz --seed -1", "--seed"),
     ("info organic-xtc", "no model"),
     ("info foreign.safetensors", "foreign.safetensors"),

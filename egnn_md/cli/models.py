@@ -135,6 +135,8 @@ def _errors(values: dict[str, Any]) -> str:
     units = {"force": "meV/Å", "energy": "meV/atom"}
     parts = []
     for name, value in values.items():
+        if value is None:  # there were no labels
+            continue
         if isinstance(value, dict):
             if isinstance(value.get("mae"), float):  # a property
                 parts.append(f"{name} {value['mae']:.4g} {value['unit']}")

@@ -97,7 +97,8 @@ def say(text: str, always: bool = False) -> None:
 def report_error(error: Exception) -> int | None:
     """Say what the user did wrong in one line, and give the exit code; None for an error that is our own."""
     if hasattr(error, "format_message") and isinstance(getattr(error, "exit_code", None), int):  # click's, typer's
-        say(f"{error.format_message()} (see egnn-md --help)", always=True)
+        command = getattr(getattr(error, "ctx", None), "command_path", None) or "egnn-md"
+        say(f"{error.format_message()} (see {command} --help)", always=True)
         return 2
     if isinstance(error, typer.Abort):
         return 130

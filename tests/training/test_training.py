@@ -405,6 +405,16 @@ def test_mistakes_are_told(run_setup: Callable[..., Path]) -> None:
         train(config, output=folder / "run")
 
 
+def test_what_has_no_labels_has_no_error(run_setup: Callable[..., Path]) -> None:
+    folder = run_setup()
+    task = PotentialTask(load_config(folder / "config.toml"), [folder / "frames.npz"])
+    forces, energies = (task.errors(torch.tensor(sums)) for sums in ([3.0, 2.0, 0.0, 0.0], [0.0, 0.0, 3.0, 2.0]))
+    assert (float(forces["force_mae"]), float(forces["score"])) == (1500.0, 1500.0)
+    assert (float(energies["energy_mae"]), float(energies["score"])) == (1500.0, 1500.0)
+    assert forces["energy_mae"].isnan()
+    assert energies["force_mae"].isnan()
+
+
 @pytest.mark.parametrize("part", ["all", "some"])
 def test_a_diverged_model_has_no_score(part: str, run_setup: Callable[..., Path]) -> None:
     """NaN predictions are no missing labels: the score must not become better for them."""
