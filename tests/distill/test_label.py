@@ -65,6 +65,18 @@ def test_the_labelled_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert end.value.code == 2
 
 
+def test_a_label_knows_nothing_of_the_structure_before() -> None:
+    calculate, rng = Teacher("gfn2-xtb").open(), np.random.default_rng(0)
+    frames = [molecule("CH3OH") for _ in range(4)]
+    for atoms in frames:
+        atoms.positions += 0.1 * rng.normal(size=atoms.positions.shape)
+    forth = [label(atoms, calculate).frames[0] for atoms in frames]
+    back = [label(atoms, calculate).frames[0] for atoms in frames[::-1]][::-1]
+    for one, other in zip(forth, back, strict=True):
+        assert one.get_potential_energy() == other.get_potential_energy()
+        assert np.array_equal(one.get_forces(), other.get_forces())
+
+
 def test_gfn2_labels_molecules_ions_and_crystals() -> None:
     calculate = Teacher("gfn2-xtb").open()
     water, ion, crystal = molecule("H2O"), Atoms("OH", [[0, 0, 0], [0, 0, 0.97]]), bulk("C", "diamond", a=3.6)
