@@ -137,9 +137,10 @@ def find_files(data: DataConfig, places: list[Path]) -> list[Path]:
 
 def _run(config: RunConfig, init_from: str | None, data_files: list[Path], folder: Path, resources: Resources) -> Path:
     import lightning.pytorch as pl
-    from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+    from lightning.pytorch.callbacks import EarlyStopping
 
     from egnn_md.training.module import TaskModule
+    from egnn_md.training.progress import Bar
     from egnn_md.training.run_folder import CsvLog, KeepBest, Resumable
 
     settings = config.training
@@ -167,7 +168,7 @@ def _run(config: RunConfig, init_from: str | None, data_files: list[Path], folde
     if settings.patience is not None:
         callbacks.append(EarlyStopping("valid_score", patience=settings.patience))
     if resources.progress:
-        callbacks.append(RichProgressBar(refresh_rate=10))
+        callbacks.append(Bar(refresh_rate=10))
     validate_every = min(settings.validate_every, settings.max_steps)
     callbacks.append(Resumable(folder, settings.checkpoint_every, validate_every))
     last = _checked(folder / "last.ckpt", module)

@@ -405,6 +405,16 @@ def test_mistakes_are_told(run_setup: Callable[..., Path]) -> None:
         train(config, output=folder / "run")
 
 
+def test_the_bar_shows_what_there_is(run_setup: Callable[..., Path], capfd: pytest.CaptureFixture[str]) -> None:
+    folder = run_setup(max_steps=20)
+    train(folder / "config.toml", output=folder / "run", resources=Resources(progress=True))
+    shown = "".join(capfd.readouterr())
+    assert "training data: n_structures" in shown
+    assert "20/20" in shown
+    assert "force_loss" in shown
+    assert not any(words in shown for words in ("Epoch", "charge_loss", "nan"))
+
+
 def test_what_has_no_labels_has_no_error(run_setup: Callable[..., Path]) -> None:
     folder = run_setup()
     task = PotentialTask(load_config(folder / "config.toml"), [folder / "frames.npz"])
