@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 
-from egnn_md.chemistry.structures import NEUTRAL
-
-_SPIN: Final = ("spin", "multiplicity")
-"""Names of 2S+1 in atoms.info."""
+from egnn_md.chemistry.structures import CHARGE_NAMES, NEUTRAL, SPIN_NAMES, said_in
 
 
 class AtomsInputs:
@@ -20,9 +17,9 @@ class AtomsInputs:
     Arrays are kept as bytes: copying and comparing those is several times cheaper than calls of numpy are between
     two calls of a network.
 
-    Raises ValueError for no atoms, an open shell (atoms.info's spin or multiplicity, 2S+1, other than 1, or any initial
-    magnetic moment) and, unless the model knows `ions`, a charge (atoms.info["charge"], or initial charges that do not
-    add up to zero).
+    Raises ValueError for no atoms, an open shell (2S+1 other than 1 in atoms.info, by one of `SPIN_NAMES`, or any
+    initial magnetic moment) and, unless the model knows `ions`, a charge (in atoms.info, by one of `CHARGE_NAMES`, or
+    initial charges that do not add up to zero).
     """
 
     def __init__(self, atoms: Atoms, *, ions: bool = False) -> None:
@@ -44,16 +41,17 @@ class AtomsInputs:
         if self.charge is not None and not abs(self.charge) < math.inf:
             raise ValueError(f"the charge is {self.charge}, no number: atoms.info['charge'] is a number of e")
         if self.charge and not ions:
-            if _said(info, "charge") is None:
+            if not said_in(info, CHARGE_NAMES):
                 raise ValueError(
                     f"the initial charges add up to {self.charge:g} e: this model describes neutral structures only; "
                     "if they mean nothing, remove them: atoms.set_initial_charges(None)"
                 )
             raise ValueError(f"atoms.info['charge'] is {self.charge:g} e: this model describes neutral structures only")
         if not _is_singlet(info):
+            said = " and ".join(map(str, said_in(info, SPIN_NAMES)))
             raise ValueError(
-                f"the multiplicity 2S+1 is {_said(info, *_SPIN)} (spin in atoms.info): this model describes closed "
-                "shells (multiplicity 1) only"
+                f"the multiplicity 2S+1 is {said} (spin in atoms.info): this model describes closed shells "
+                "(multiplicity 1) only"
             )
         if self.magmoms is not None and self.magmoms.any():
             raise ValueError(
@@ -98,26 +96,22 @@ def _same_or_zero(a: Any, b: Any) -> bool:
 
 
 def _charge(info: dict[str, Any], initial: Any) -> float | None:
-    """The charge that is said, e: by info["charge"], or by initial charges that are not all zero. NaN for no number."""
-    said = _said(info, "charge")
-    if said is None:
+    """The charge that is said, e: by info, or by initial charges that are not all zero. NaN for no number."""
+    said = said_in(info, CHARGE_NAMES)
+    if not said:
         if initial is None or not initial.any():
             return None
         total = float(initial.sum())
         return 0.0 if abs(total) <= NEUTRAL else total
     try:
-        return float(said)
-    except (TypeError, ValueError):
+        return next((float(charge) for charge in said if float(charge)), 0.0)
+    except (TypeError, ValueError, OverflowError):
         return math.nan
-
-
-def _said(info: dict[str, Any], *names: str) -> Any:
-    return next((info[name] for name in names if info.get(name) is not None), None)
 
 
 def _is_singlet(info: dict[str, Any]) -> bool:
     """Whether a spin or multiplicity from atoms.info is 1, whatever its type; None says nothing."""
     try:
-        return all(float(info[name]) == 1.0 for name in _SPIN if info.get(name) is not None)
-    except (TypeError, ValueError):
+        return all(float(spin) == 1.0 for spin in said_in(info, SPIN_NAMES))
+    except (TypeError, ValueError, OverflowError):
         return False

@@ -22,6 +22,7 @@ from ipi.utils.units import unit_to_internal, unit_to_user
 from numpy.typing import NDArray
 
 from egnn_md.calculators.options import refuse_unknown
+from egnn_md.data.reading import DataError
 from egnn_md.neighbors.lists import DEFAULT_SKIN
 from egnn_md.predict import Geometry, Predictor, Result
 
@@ -108,11 +109,14 @@ def _answer(structure: Geometry, result: Result) -> Answer:
 
 
 def _elements(template: Path) -> NDArray[np.int64]:
-    from ase.io import read
+    from egnn_md.data.structure_files import as_atoms, read_structures
 
     if not template.exists():
         raise ValueError(f"there is no {template}: template is {NEEDED['template']}")
-    numbers: NDArray[np.int64] = read(template).numbers.astype(np.int64)
+    *_, (_, last) = read_structures(template)
+    if isinstance(last, DataError):
+        raise DataError(f"{template}: {last}")
+    numbers: NDArray[np.int64] = as_atoms(last).numbers.astype(np.int64)
     return numbers
 
 

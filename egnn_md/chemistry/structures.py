@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,14 +64,19 @@ NEUTRAL: Final = 0.01
 """e: charges that are no larger add up to nothing."""
 PERIODIC: Final = "it is periodic; the model knows isolated molecules: set pbc=False if it is one"
 CHARGED: Final = "it is charged; the model knows neutral molecules only"
+OPEN_SHELL: Final = "its multiplicity is not 1; the model knows closed shells only"
+CHARGE_NAMES: Final = ("charge", "total_charge", "totalcharge", "net_charge", "molecular_charge")
+"""Of a total charge, e, in `atoms.info` and in arrays of an npz; the first is ours."""
+SPIN_NAMES: Final = ("spin", "multiplicity", "spin_multiplicity", "mult")
+"""Of a spin multiplicity 2S+1."""
 
 
 def charge_of(atoms: Any) -> float:
-    """Total charge, e, that an `ase.Atoms` claims: of its info (charge, total_charge), or of its initial charges.
+    """Total charge, e, that an `ase.Atoms` claims: of its info (`CHARGE_NAMES`), or of its initial charges.
 
     0 if it says nothing, NaN if it says no number.
     """
-    charges = _said(atoms, ("charge", "total_charge", "totalcharge"))
+    charges = said_in(atoms.info, CHARGE_NAMES)
     charges.append(atoms.get_initial_charges())
     try:
         totals = [float(np.asarray(charge, np.float64).sum()) for charge in charges]
@@ -83,31 +88,43 @@ def charge_of(atoms: Any) -> float:
 def said_charge(atoms: Any) -> float | None:
     """`charge_of`, and None where an `ase.Atoms` says nothing of its charge."""
     charge = charge_of(atoms)
-    said = abs(charge) > NEUTRAL or _said(atoms, ("charge", "total_charge", "totalcharge"))
-    return charge if said else None
+    return charge if abs(charge) > NEUTRAL or said_in(atoms.info, CHARGE_NAMES) else None
 
 
 def multiplicity_of(atoms: Any) -> float:
-    """Spin multiplicity that an `ase.Atoms` claims (info's spin or multiplicity); 1 if it says nothing, NaN if it says
-    no number.
+    """Spin multiplicity that an `ase.Atoms` claims: of its info (`SPIN_NAMES`), or of initial magnetic moments, were
+    they parallel. 1 if it says nothing, NaN if it says no number.
     """
-    said = _said(atoms, ("spin", "multiplicity"))
+    said = said_in(atoms.info, SPIN_NAMES)
     try:
+        said.append(1.0 + float(np.abs(np.asarray(atoms.get_initial_magnetic_moments(), np.float64)).sum()))
         return next((float(value) for value in said if float(value) != 1.0), 1.0)
     except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
-def _said(atoms: Any, names: Sequence[str]) -> list[Any]:
+def said_in(info: Mapping[Any, Any], names: Sequence[str]) -> list[Any]:
     """What `atoms.info` has under these names, in whichever case."""
-    said = {key.lower(): value for key, value in atoms.info.items() if isinstance(key, str)}
+    if not info:
+        return []
+    said = {key.lower(): value for key, value in info.items() if isinstance(key, str)}
     return [said[name] for name in names if said.get(name) is not None]
+
+
+def name_plainly(atoms: Any) -> None:
+    """Let what `atoms.info` says of charge and multiplicity stand under "charge" and "spin", whatever its names are."""
+    for name, names, value in (
+        ("charge", CHARGE_NAMES, charge_of(atoms)),
+        ("spin", SPIN_NAMES, multiplicity_of(atoms)),
+    ):
+        if said_in(atoms.info, names) and not math.isnan(value):
+            atoms.info[name] = int(value) if value.is_integer() else value
 
 
 def structure_of(atoms: Any) -> Structure:
     """From an `ase.Atoms`, or anything with its numbers, positions, pbc and info."""
     unfit = unfit_of(bool(np.any(atoms.pbc)), charge_of(atoms), multiplicity_of(atoms))
-    name, smiles = (str(next(iter(_said(atoms, names)), "")) for names in (("name", "title"), ("smiles",)))
+    name, smiles = (str(next(iter(said_in(atoms.info, names)), "")) for names in (("name", "title"), ("smiles",)))
     return Structure(np.asarray(atoms.numbers, np.int64), np.asarray(atoms.positions, np.float64), unfit, name, smiles)
 
 

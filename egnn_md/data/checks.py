@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from egnn_md.chemistry.elements import CLOSEST_PAIR, COVALENT_RADII, MAX_ATOMIC_NUMBER
+from egnn_md.chemistry.structures import CHARGE_NAMES, SPIN_NAMES
 from egnn_md.data.frames import Frames
 from egnn_md.data.reading import MOST_ATOMS, Array, DataError, whole_numbers
 from egnn_md.neighbors import neighbor_list
@@ -22,6 +24,8 @@ LARGEST_COORDINATE: Final = 1e6
 BOND_RATIOS: Final = (0.45, 1.6)
 """Typical shortest distances of frames, in sums of covalent radii, lie between: 1.0 where atoms are bound, a tenth of
 that read from nm, 1.9 times that from Bohr."""
+_ON_ONE_ANOTHER: Final = 0.02
+"""Less than this no unit explains."""
 _ALL_PAIRS: Final = 200
 _BLOCK_ELEMENTS: Final = 4_000_000
 _NEAR: Final = 3.0
@@ -53,6 +57,8 @@ def _wrong_numbers(frames: Frames) -> Iterator[tuple[str, Array]]:
         yield "an energy that no atoms have", np.flatnonzero(wild)
         if frames.forces is not None:
             yield "forces that no atoms have", of_atom[(np.abs(frames.forces) > LARGEST_FORCE).any(1)]
+            missing = np.bincount(of_atom, np.isnan(frames.forces).any(1))
+            yield "forces of some of its atoms only", np.flatnonzero((missing > 0) & (missing < frames.n_atoms))
         if frames.stress is not None:
             yield "a stress that is infinite", np.flatnonzero(np.isinf(frames.stress).any((1, 2)))
         yield "a cell that is no number", np.flatnonzero(~(np.abs(frames.cell) < LARGEST_COORDINATE).all((1, 2)))
@@ -62,19 +68,23 @@ def _check_distances(frames: Frames, path: Path) -> None:
     shortest, closest = np.full(len(frames), np.inf), np.full(len(frames), np.inf)
     for indices, ratios, distances in _nearest(frames, path):
         shortest[indices], closest[indices] = ratios, distances
-    if (close := np.flatnonzero(closest < CLOSEST_PAIR)).size:
-        raise DataError(f"{path}: frame {close[0]} has atoms {closest[close[0]]:.3f} Å apart; remove it")
     # Only structures of three atoms and more, of which one is H, C, N or O, have to hold together.
     organic = np.bincount(frames.frame_of_atom[np.isin(frames.atomic_numbers, (1, 6, 7, 8))], minlength=len(frames))
-    known = shortest[np.isfinite(shortest) & (organic > 0) & (frames.n_atoms >= 3)]
-    if known.size == 0:
-        return
-    typical = float(np.median(known))
-    if not BOND_RATIOS[0] < typical < BOND_RATIOS[1]:
+    bound = np.isfinite(shortest) & (organic > 0) & (frames.n_atoms >= 3)
+    typical = float(np.median(shortest[bound])) if bound.any() else 1.0
+    if _ON_ONE_ANOTHER < typical < BOND_RATIOS[0] or typical > BOND_RATIOS[1]:
         unit = "nm" if typical < 1.0 else "Bohr"
         raise DataError(
             f"{path}: the nearest atoms of its frames are typically {typical:.2f} bond lengths apart: are positions in "
             f"{unit}? They must be in Å"
+        )
+    if (close := np.flatnonzero(closest < CLOSEST_PAIR)).size:
+        raise DataError(f"{path}: frame {close[0]} has atoms {closest[close[0]]:.3f} Å apart; remove it")
+    if (loose := np.flatnonzero(bound & (shortest > BOND_RATIOS[1]))).size:
+        warnings.warn(
+            f"{path}: {len(loose)} of {len(frames)} frames have no atoms that are bound (the first is frame "
+            f"{loose[0]}: {shortest[loose[0]]:.2f} bond lengths apart): are these in Bohr? Positions must be in Å",
+            stacklevel=4,
         )
 
 
@@ -102,6 +112,17 @@ def _nearest(frames: Frames, path: Path) -> Iterator[tuple[Array, Array, Array]]
         distances = np.linalg.norm(vectors, axis=1)
         ratio = np.array([(distances / (r[i] + r[j])).min(initial=np.inf)])
         yield np.array([k]), ratio, np.array([distances.min(initial=np.inf)])
+
+
+CLAIMS: Final = (*CHARGE_NAMES, *SPIN_NAMES)
+"""Arrays of an npz that say what a structure is: one number for each."""
+
+
+def name_plainly(data: dict[str, Array]) -> None:
+    """Let charges and multiplicities of an npz stand under "charge" and "multiplicity", whatever its names are."""
+    for name, names in (("charge", CHARGE_NAMES), ("multiplicity", SPIN_NAMES)):
+        if (given := next((other for other in names if other in data), None)) is not None:
+            data[name] = data.pop(given)
 
 
 def check_arrays(data: dict[str, Array], path: Path, per_frame: Sequence[str]) -> None:

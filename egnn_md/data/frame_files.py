@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -11,10 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egnn_md.chemistry.structures import charge_of, multiplicity_of
-from egnn_md.data.checks import check_arrays, check_frames
+from egnn_md.data.checks import CLAIMS, check_arrays, check_frames, name_plainly
 from egnn_md.data.frames import Frames
-from egnn_md.data.labels import LabelKeys, energy_of, forces_of, found_in, resolve_keys, stress_of
-from egnn_md.data.reading import DataError, read_npz
+from egnn_md.data.labels import (
+    LabelKeys,
+    energy_of,
+    forces_of,
+    found_in,
+    resolve_keys,
+    resolve_names,
+    stress_of,
+    warn_of_unused,
+)
+from egnn_md.data.reading import DataError, read_npz, shapes_of_npz
 from egnn_md.data.structure_files import as_atoms, read_structures
 from egnn_md.storage import sha256
 
@@ -40,17 +49,16 @@ def read_frames(path: str | Path, keys: LabelKeys | None = None) -> Frames:
     return replace(frames, sources=(f"{path.name} {sha256(path)}",))
 
 
-_OPTIONAL: Final = ("has_forces", "cell", "pbc", "gdb", "group", "tag", "charge", "multiplicity", "charges", "dipole")
+_OPTIONAL: Final = ("has_forces", "cell", "pbc", "gdb", "group", "tag", "charges", "dipole", *CLAIMS)
 
 
 def _read_npz(path: Path, keys: LabelKeys) -> Frames:
-    names = [getattr(keys, field.name) or field.name for field in fields(keys)]
-    data = read_npz(path, ("n_atoms", "atomic_numbers", "positions"), (*names, *_OPTIONAL))
-    for kind, name in zip((field.name for field in fields(keys)), names, strict=True):
-        if name in data:
-            data[kind] = data.pop(name)
-        elif getattr(keys, kind) is not None:
-            raise DataError(f"{path} has no {name!r} (data.{kind}_key)")
+    shapes = shapes_of_npz(path)
+    names = {kind: name for kind, name in vars(resolve_names(shapes, keys, path)).items() if name is not None}
+    data = read_npz(path, ("n_atoms", "atomic_numbers", "positions"), (*names.values(), *_OPTIONAL))
+    data |= {kind: data.pop(name) for kind, name in names.items()}
+    name_plainly(data)
+    warn_of_unused([name for name, shape in shapes.items() if shape == data["positions"].shape], names, path)
     check_arrays(data, path, per_frame=("energy", "gdb", "group", "tag", "has_forces", "charge", "multiplicity"))
     n_atoms = data["n_atoms"].astype(np.int64)
     n = len(n_atoms)
@@ -88,7 +96,7 @@ def _formulas(frames: Frames) -> NDArray[np.str_]:
 
 def _read_structures(path: Path, keys: LabelKeys) -> Frames:
     """Everything but npz, structure by structure; see `structure_files`."""
-    read = [(as_atoms(_sound(item, index, path))) for index, item in read_structures(path, labels=True)]
+    read = [as_atoms(sound(item, index, path)) for index, item in read_structures(path, labels=True)]
     carried = [found_in(atoms) for atoms in read]
     names = resolve_keys(carried, keys, path)
     energy, forces, stress = np.empty(len(read)), [], np.empty((len(read), 3, 3))
@@ -136,7 +144,8 @@ def _results(read: list[Any], name: str, per_frame: tuple[int, ...]) -> NDArray[
     return (np.stack(rows) if per_frame else np.concatenate(rows)) if some else None
 
 
-def _sound(item: Any, index: int, path: Path) -> Any:
+def sound(item: Any, index: int, path: Path) -> Any:
+    """What `read_structures` gave. Raises DataError, naming the file and the structure, if that is what it gave."""
     if isinstance(item, DataError):
         raise DataError(f"{path}: frame {index}: {item}")
     return item

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -47,24 +46,33 @@ def resolve_keys(structures: Sequence[dict[str, Any]], keys: LabelKeys, path: Pa
     Warns where another than the standard name is taken, and of per-atom vectors that nothing uses. Raises DataError if
     a name that was asked for is not there, or several might be meant.
     """
-    there = Counter(name for values in structures for name in values)
-    names = {field.name: _resolve(field.name, getattr(keys, field.name), there, path) for field in fields(keys)}
-    taken = {name for name in names.values() if name is not None}
+    names = resolve_names({name for values in structures for name in values}, keys, path)
     vectors = {
         name
         for values in structures
         for name, value in values.items()
         if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.shape == values["positions"].shape
     }
-    if unused := sorted(vectors - taken - _KNOWN_VECTORS):
+    warn_of_unused(vectors, vars(names), path)
+    return names
+
+
+def resolve_names(there: Iterable[str], keys: LabelKeys, path: Path) -> LabelKeys:
+    """As `resolve_keys`, from all the names that a file has; vectors are not looked at."""
+    there = set(there)
+    return LabelKeys(**{f.name: _resolve(f.name, getattr(keys, f.name), there, path) for f in fields(keys)})
+
+
+def warn_of_unused(vectors: Iterable[str], names: Mapping[str, str | None], path: Path) -> None:
+    """Warn of per-atom vectors, of which `names` holds those that are used."""
+    if unused := sorted(set(vectors) - set(names.values()) - _KNOWN_VECTORS):
         warnings.warn(
             f"{path}: the per-atom vectors {', '.join(unused)} are not used; data.forces_key names the forces",
             stacklevel=4,
         )
-    return LabelKeys(**names)
 
 
-def _resolve(kind: str, asked: str | None, there: Counter[str], path: Path) -> str | None:
+def _resolve(kind: str, asked: str | None, there: set[str], path: Path) -> str | None:
     if asked is not None:
         if asked not in there:
             raise DataError(f"{path} has no {asked!r} (data.{kind}_key); it has {', '.join(sorted(there))}")

@@ -7,7 +7,7 @@ import math
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -65,6 +65,19 @@ def read_npz(path: Path, required: Sequence[str], others: Sequence[str] | None =
         raise
     except Exception as error:  # whatever zip and npy trip on in damaged bytes
         raise DataError(f"{path} is not a readable npz: {error or type(error).__name__}") from error
+
+
+def shapes_of_npz(path: Path) -> dict[str, tuple[int, ...]]:
+    """Of all arrays of an npz that are numbers or text, without reading them. Raises DataError."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    try:
+        with path.open("rb") as opened, zipfile.ZipFile(opened) as archive:
+            for info in archive.infolist():
+                with archive.open(info) as file, suppress(ValueError):
+                    shapes[info.filename.removesuffix(".npy")] = read_header(file)[0]
+    except Exception as error:  # whatever zip and npy trip on in damaged bytes
+        raise DataError(f"{path} is not a readable npz: {error or type(error).__name__}") from error
+    return shapes
 
 
 def check_room(path: Path, archive: zipfile.ZipFile, names: Sequence[str] | dict[str, Any]) -> None:

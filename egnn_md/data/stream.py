@@ -10,7 +10,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from egnn_md.chemistry.structures import CHARGED, PERIODIC, Structure, structure_of, unfit_of
+from egnn_md.chemistry.structures import (
+    CHARGE_NAMES,
+    CHARGED,
+    OPEN_SHELL,
+    PERIODIC,
+    SPIN_NAMES,
+    Structure,
+    structure_of,
+    unfit_of,
+)
 from egnn_md.data.reading import MOST_ATOMS, DataError, Plain, check_room, read_array, read_header, whole_numbers
 from egnn_md.data.structure_files import read_structures
 
@@ -71,15 +80,23 @@ def _stream_npz(path: Path, start: int) -> Iterator[Item]:
 
 
 def _unfit(archive: zipfile.ZipFile, n: int) -> dict[int, str]:
-    """What arrays `charge`, `pbc` and `cell` say against structures, if they are there: place -> why."""
+    """What arrays of charges, multiplicities, `pbc` and `cell` say against structures: place -> why."""
     found: dict[int, str] = {}
-    for name, why in (("charge", CHARGED), ("cell", PERIODIC), ("pbc", PERIODIC)):
+    for name, (harmless, why) in _AGAINST.items():
         if f"{name}.npy" in archive.namelist():
             given = read_array(archive, name)
             if len(given) != n:
                 raise ValueError(f"{name} has {len(given)} rows for {n} structures")
-            found |= dict.fromkeys(np.flatnonzero(given.reshape(n, -1).any(1)).tolist(), why)
+            found |= dict.fromkeys(np.flatnonzero((given.reshape(n, -1) != harmless).any(1)).tolist(), why)
     return found
+
+
+_AGAINST: Final = {
+    **dict.fromkeys(CHARGE_NAMES, (0, CHARGED)),
+    **dict.fromkeys(SPIN_NAMES, (1, OPEN_SHELL)),
+    **dict.fromkeys(("cell", "pbc"), (0, PERIODIC)),
+}
+"""Arrays of an npz: the value that says nothing, and what any other means."""
 
 
 class _Column:

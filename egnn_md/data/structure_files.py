@@ -18,7 +18,8 @@ from typing import Any, Final
 import numpy as np
 
 from egnn_md.chemistry.elements import NUMBER_OF
-from egnn_md.data.reading import MOST_ATOMS, DataError, Plain, lines_of, unpacked
+from egnn_md.chemistry.structures import CHARGE_NAMES, SPIN_NAMES, name_plainly
+from egnn_md.data.reading import MOST_ATOMS, DataError, Plain, lines_of, read_npz, unpacked
 
 MOST_BYTES: Final = 256 * 1024**2
 """Of a file that a reader takes as a whole; it needs several times that."""
@@ -26,7 +27,11 @@ DEUTERIUM: Final = 2.014
 """amu."""
 _NUMBER_OF: Final = NUMBER_OF | {str(z): z for z in NUMBER_OF.values()} | {"D": 1}
 _PLAIN_COLUMNS: Final = "properties=species:s:1:pos:r:3"
-_CHARGE: Final = re.compile(r"(?<![a-z_])(?:total_?)?charge\s*[=:]\s*[\"']?([-+]?\d+(?:\.\d*)?)")
+_CHARGE, _SPIN = (
+    re.compile(rf"(?<![a-z_])(?:{'|'.join(names)})\s*[=:]\s*[\"']?([-+]?\d+(?:\.\d*)?)")
+    for names in (CHARGE_NAMES, SPIN_NAMES)
+)
+"""Of a comment in lower case, however freely written."""
 _QM9: Final = re.compile(r"gdb[ _]\d+(\s+\S+){10}")
 """Comment of an original file of QM9, with the properties; three lines more follow its atoms."""
 _NAMED: Final = re.compile(r"(?<!\w)(?:name|title)=(?:\"([^\"]*)\"|(\S+))", re.IGNORECASE)
@@ -36,7 +41,7 @@ _KEYED: Final = re.compile(r"(?<!\S)\w+\s?=")
 _LONGEST_NAME: Final = 80
 _COLUMNS: Final = re.compile(r":[a-zA-Z]:(\d{1,18})")
 """Number of columns of a property in an extxyz comment."""
-_SPEAKING: Final = ("lattice=", "pbc=", "charge=", "spin=", "multiplicity=", "charges:r:1", "magmoms:r:1")
+_SPEAKING: Final = ("lattice=", "pbc=", "charge=", "spin=", "multiplicity=", "mult=", "charges:r:1", "magmoms:r:1")
 """What a comment line may say that ase must read."""
 
 
@@ -70,10 +75,11 @@ def _items(path: Path, start: int, labels: bool) -> Iterator[Item]:
 
 
 def as_atoms(item: Plain | Any) -> Any:
-    """An `ase.Atoms` of what `read_structures` gave."""
+    """An `ase.Atoms` of what `read_structures` gave; a charge and a multiplicity stand in info["charge"], ["spin"]."""
     from ase import Atoms
 
     if not isinstance(item, Plain):
+        name_plainly(item)
         return item
     info: dict[str, Any] = {"charge": item.charge} if item.charge else {}
     if item.multiplicity != 1:
@@ -142,8 +148,10 @@ def parse_xyz(n_atoms: int, block: list[str], labels: bool = False) -> Plain | A
         names = words[::width]
         numbers = np.array([_NUMBER_OF.get(name) or _NUMBER_OF[name.capitalize()] for name in names], np.int64)
         positions = np.array([[float(word) for word in words[k::width]] for k in (1, 2, 3)]).T.copy()
-        charge = sum(map(float, _CHARGE.findall(comment)))
-        found = Plain(numbers, positions, charge, name=_name_of(block[0]), smiles=_told(_SMILES, block[0]) or "")
+        charge = float(next(iter(_CHARGE.findall(comment)), 0.0))
+        multiplicity = round(float(next(iter(_SPIN.findall(comment)), 1.0)))
+        smiles = _told(_SMILES, block[0]) or ""
+        found = Plain(numbers, positions, charge, multiplicity, _name_of(block[0]), smiles)
         if "D" not in names:
             return found
         atoms = as_atoms(found)
@@ -212,8 +220,50 @@ def _read_drawings(path: Path, start: int, labels: bool) -> Iterator[Item]:
     yield from islice(enumerate(molecules(path)), start, None)
 
 
+def _read_npz(path: Path, start: int, labels: bool) -> Iterator[Item]:
+    from ase import Atoms
+
+    from egnn_md.data.checks import CLAIMS, check_arrays, name_plainly
+
+    data = read_npz(path, ("n_atoms", "atomic_numbers", "positions"), ("cell", "pbc", *CLAIMS))
+    name_plainly(data)
+    check_arrays(data, path, per_frame=("charge", "multiplicity"))
+    ends = np.cumsum(data["n_atoms"].astype(np.int64))
+    for k, end in islice(enumerate(ends), start, None):
+        rows = slice(end - int(data["n_atoms"][k]), end)
+        atoms = Atoms(data["atomic_numbers"][rows], data["positions"][rows].astype(np.float64))
+        if "cell" in data:
+            atoms.cell = data["cell"][k]
+            atoms.pbc = data["pbc"][k] if "pbc" in data else data["cell"][k].any(1)
+        if "charge" in data and data["charge"][k]:
+            charge = float(data["charge"][k])  # a whole number, or what the model or the teacher will not take
+            atoms.info["charge"] = int(charge) if charge.is_integer() else charge
+        if "multiplicity" in data and data["multiplicity"][k] != 1:
+            atoms.info["spin"] = float(data["multiplicity"][k])
+        yield k, atoms
+
+
+def _read_database(path: Path, start: int, labels: bool) -> Iterator[Item]:
+    """Of ase.db; what a row says of itself goes into the info."""
+    import ase.db
+
+    try:
+        for index, row in enumerate(ase.db.connect(str(path)).select(offset=start), start):
+            atoms = row.toatoms()
+            atoms.info |= row.key_value_pairs
+            yield index, atoms
+    except Exception as error:  # of sqlite, json and ase alike
+        raise DataError(f"{path} is no database that ase.db reads: {error or type(error).__name__}") from error
+
+
+def _gaussian(path: Path) -> dict[str, Any]:
+    """What ase must be told to keep charge and multiplicity of an input of Gaussian."""
+    return {"attach_calculator": True} if path.suffix.lower() in (".com", ".gjf") else {}
+
+
 def _read_ase(path: Path, start: int, labels: bool) -> Iterator[Item]:
     import ase.io
+    from ase.io.formats import UnknownFileTypeError
 
     if path.stat().st_size > MOST_BYTES and path.suffix.lower() != ".traj":
         raise DataError(f"{path} has {path.stat().st_size / 1e9:.1f} GB: too large for this format, convert it to xyz")
@@ -222,11 +272,17 @@ def _read_ase(path: Path, start: int, labels: bool) -> Iterator[Item]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 if index == start:
-                    frames = iter(ase.io.iread(path, index=slice(start, None), do_not_split_by_at_sign=True))
+                    options = _gaussian(path)
+                    frames = iter(ase.io.iread(path, index=slice(start, None), do_not_split_by_at_sign=True, **options))
                 atoms = next(frames)
+                if options:
+                    atoms.info |= {key: atoms.calc.parameters[key] for key in ("charge", "mult")}
+                    atoms.calc = None
             problem = _disorder(atoms)
         except StopIteration:
             return
+        except UnknownFileTypeError as error:
+            raise DataError(f"{path} is of no format that ase knows: convert it to xyz") from error
         except Exception as error:  # ase's readers raise whatever their parsing trips on
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(f"ase cannot read structure {index} of {path}: {reason}") from error
@@ -248,5 +304,7 @@ READERS: Final[dict[str, Reader]] = {
     ".sdf": _read_sdf,
     ".pdb": _read_pdb,
     ".ent": _read_pdb,
+    ".npz": _read_npz,
+    ".db": _read_database,
     **dict.fromkeys((".mol", ".mol2", ".smi", ".smiles"), _read_drawings),
 }

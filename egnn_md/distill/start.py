@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from egnn_md.chemistry.structures import NEUTRAL, charge_of
+from egnn_md.chemistry.structures import NEUTRAL, charge_of, multiplicity_of
+from egnn_md.data.frame_files import sound
+from egnn_md.data.reading import DataError
+from egnn_md.data.structure_files import as_atoms, read_structures
 from egnn_md.distill.settings import DistillError
 from egnn_md.storage import read_json
 
@@ -40,7 +43,7 @@ def read_molecules(words: list[str], seed: int) -> list[Atoms]:
         else:
             found += conformers(word, seed)
     for atoms in found:
-        if atoms.info.get("spin") not in (None, 1):
+        if multiplicity_of(atoms) != 1:
             raise DistillError(f"{atoms.info['molecule']} is a radical: potentials here know closed shells only")
     return found
 
@@ -51,16 +54,12 @@ def is_charged(atoms: Atoms) -> bool:
 
 
 def _of_file(path: Path) -> list[Atoms]:
-    import ase.io
-
     from egnn_md.chemistry.molecules import bond_pattern
 
     try:
-        frames: list[Any] = ase.io.read(path, ":")
-    except Exception as error:  # ase's readers raise whatever their parsing trips on
-        raise DistillError(f"ase cannot read {path}: {' '.join(str(error).split())}") from error
-    if not frames:
-        raise DistillError(f"{path} holds no structures")
+        frames = [as_atoms(sound(item, index, path)) for index, item in read_structures(path)]
+    except DataError as error:
+        raise DistillError(str(error)) from error
     chosen = [frames[k] for k in np.unique(np.linspace(0, len(frames) - 1, MOST_OF_A_FILE).astype(int))]
     for atoms in chosen:
         atoms.calc = None

@@ -8,10 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import numpy as np
-
-from egnn_md.data.checks import check_arrays
-from egnn_md.data.reading import DataError, read_npz
+from egnn_md.data.reading import DataError
 from egnn_md.data.stream import as_structure as as_molecule
 from egnn_md.data.stream import stream
 from egnn_md.data.structure_files import as_atoms as as_ase_atoms
@@ -37,7 +34,7 @@ def read_molecules(path: Path) -> Iterator[Item]:
 
 
 def read_items(path: Path) -> Iterator[Item]:
-    """The structures of an (ext)xyz file, an npz with `n_atoms`, `atomic_numbers` and `positions`, or what ase reads.
+    """The structures of an (ext)xyz file as text, or of what else `read_structures` reads as atoms.
 
     Raises DataError if the file is missing, empty, or its next structure cannot be found.
     """
@@ -46,8 +43,6 @@ def read_items(path: Path) -> Iterator[Item]:
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty")
     suffix = path.suffix.lower()
-    if suffix == ".npz":
-        return _npz(path)
     if suffix in XYZ:
         return _xyz(path)
     return (as_ase_atoms(item) for _, item in read_structures(path))
@@ -86,21 +81,3 @@ def _xyz(path: Path) -> Iterator[Item]:
         yield f"{n_atoms}\n{''.join(block)}"
     if n_found == 0:
         raise DataError(f"{path} holds no structures")
-
-
-def _npz(path: Path) -> Iterator[Item]:
-    from ase import Atoms
-
-    data = read_npz(path, ("n_atoms", "atomic_numbers", "positions"), ("cell", "pbc", "charge"))
-    check_arrays(data, path, per_frame=("charge",))
-    ends = np.cumsum(data["n_atoms"].astype(np.int64))
-    for k, end in enumerate(ends):
-        rows = slice(end - int(data["n_atoms"][k]), end)
-        atoms = Atoms(data["atomic_numbers"][rows], data["positions"][rows].astype(np.float64))
-        if "cell" in data:
-            atoms.cell = data["cell"][k]
-            atoms.pbc = data["pbc"][k] if "pbc" in data else data["cell"][k].any(1)
-        if "charge" in data and data["charge"][k]:
-            charge = float(data["charge"][k])  # a whole number, or what the model or the teacher will not take
-            atoms.info["charge"] = int(charge) if charge.is_integer() else charge
-        yield atoms

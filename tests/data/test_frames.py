@@ -85,6 +85,26 @@ def test_forces_under_another_name_are_found_and_said(name: str, tmp_path: Path)
     assert frames.energy.tolist() == [-31.0]
 
 
+def test_single_frames_in_another_unit_are_warned_of(tmp_path: Path) -> None:
+    positions = np.array(arrays()["positions"])
+    positions[9:12] *= 2.5
+    with pytest.warns(UserWarning, match="1 of 3 frames have no atoms that are bound .the first is frame 1"):
+        read_frames(written(tmp_path / "a.npz", positions=positions))
+
+
+def test_labels_of_an_npz_are_found_by_the_same_names(tmp_path: Path) -> None:
+    arrays = {"n_atoms": [1], "atomic_numbers": [2], "positions": np.zeros((1, 3))}
+    np.savez(tmp_path / "a.npz", **arrays, dft_energy=[-1.0], REF_forces=np.ones((1, 3)))
+    with pytest.warns(UserWarning, match="dft_energy"), pytest.warns(UserWarning, match="REF_forces"):
+        frames = read_frames(tmp_path / "a.npz")
+    assert (frames.energy.tolist(), frames.forces.tolist()) == ([-1.0], [[1.0] * 3])  # type: ignore[union-attr]
+    np.savez(tmp_path / "a.npz", **arrays, energy=[-1.0], push=np.ones((1, 3)))
+    with pytest.warns(UserWarning, match="push are not used"):
+        assert read_frames(tmp_path / "a.npz").forces is None
+    with pytest.raises(DataError, match="'E'"):
+        read_frames(tmp_path / "a.npz", LabelKeys(energy="E"))
+
+
 def test_vectors_that_nothing_uses_are_warned_of_and_can_be_named(tmp_path: Path) -> None:
     path = labelled(tmp_path / "a.extxyz", "u0=-31.0", "pulls")
     with pytest.warns(UserWarning, match="pulls are not used"), pytest.raises(DataError, match="no energies and no"):
@@ -221,6 +241,8 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("wild.npz", lambda path: written(path, forces=np.full((17, 3), 1e9)), "frame 0 has forces"),
     ("twice.npz", lambda path: written(path, positions=np.zeros((17, 3))), "frame 0 has atoms 0.000 Å apart"),
     ("nm.npz", lambda path: written(path, positions=0.3 * arrays()["positions"]), "are positions in nm"),
+    ("nm_of_h.npz", lambda path: written(path, positions=0.1 * arrays()["positions"]), "are positions in nm"),
+    ("some.npz", lambda path: written(path, forces=some_forces()), "frame 1 has forces of some of its atoms only"),
     ("bohr.npz", lambda path: written(path, positions=2.5 * arrays()["positions"]), "are positions in Bohr"),
     ("word.extxyz", lambda path: labelled(path, 'energy="n/a"'), "frame 0: energy is 'n/a', no number"),
     ("digits.json", lambda path: digits(path), "frame 0: energy is '1111111"),
@@ -239,6 +261,12 @@ def with_nan(row: int, value: float = np.nan) -> np.ndarray:
     positions = arrays()["positions"]
     positions[row, 1] = value
     return positions
+
+
+def some_forces() -> np.ndarray:
+    forces = np.array(arrays()["forces"])
+    forces[11, 1] = np.nan
+    return forces
 
 
 def digits(path: Path) -> None:

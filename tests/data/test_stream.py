@@ -204,6 +204,9 @@ def test_npz_arrays_must_fit_and_say_what_is_charged_or_periodic(tmp_path: Path)
     }
     np.savez(tmp_path / "a.npz", **arrays, charge=np.array([0, 1]))
     assert [item.unfit != "" for _, item in stream(tmp_path / "a.npz")] == [False, True]  # type: ignore[union-attr]
+    for said in ({"total_charge": [0, 1]}, {"multiplicity": [1, 2]}, {"spin": [1, 3]}):
+        np.savez(tmp_path / "a.npz", **arrays, **{name: np.array(values) for name, values in said.items()})
+        assert [item.unfit != "" for _, item in stream(tmp_path / "a.npz")] == [False, True]  # type: ignore[union-attr]
     np.savez(tmp_path / "a.npz", **arrays, pbc=np.array([[True] * 3, [False] * 3]))
     assert ["periodic" in item.unfit for _, item in stream(tmp_path / "a.npz")] == [True, False]  # type: ignore[union-attr]
     np.savez(tmp_path / "a.npz", **{**arrays, "n_atoms": np.array([2, 1])})

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ase.db
+import ase.io
 import numpy as np
 import pytest
 from ase.build import molecule
@@ -116,6 +118,10 @@ def test_a_comment_in_another_encoding_does_not_matter(tmp_path: Path) -> None:
         ("a.xyz", XYZ_WATER.replace("3\n\n", "3\ncharge=-1\n"), -1, 1),
         ("a.xyz", XYZ_WATER.replace("3\n\n", "3\nspin=3\n"), 0, 3),
         ("a.smi", "[NH4+]\n", 1, 1),
+        ("a.xyz", XYZ_WATER.replace("3\n\n", "3\ncharge: 1 multiplicity: 2\n"), 1, 2),
+        ("a.xyz", XYZ_WATER.replace("3\n\n", "3\nnet_charge=-1 mult=3\n"), -1, 3),
+        ("a.extxyz", XYZ_WATER.replace("3\n\n", "3\nenergy=-1.0 total_charge=1 spin_multiplicity=2\n"), 1, 2),
+        ("a.gjf", "#p hf/sto-3g\n\nwater\n\n-1 2\nO 0.0 0.0 0.0\nH 0.8 0.6 0.0\nH -0.8 0.6 0.0\n\n", -1, 2),
     ],
 )
 def test_charge_and_spin_are_heard(name: str, text: str, charge: int, multiplicity: int, tmp_path: Path) -> None:
@@ -128,6 +134,30 @@ def test_charge_and_spin_are_heard(name: str, text: str, charge: int, multiplici
     ((_, structure),) = stream(tmp_path / name)
     assert not isinstance(structure, DataError)
     assert bool(structure.unfit) == (charge != 0 or multiplicity != 1)
+
+
+@pytest.mark.parametrize("suffix", ["extxyz", "traj", "json"])
+def test_magnetic_moments_are_an_open_shell(suffix: str, tmp_path: Path) -> None:
+    ase.io.write(tmp_path / f"a.{suffix}", molecule("O2"))  # of which ase says that it is a triplet
+    ((_, structure),) = stream(tmp_path / f"a.{suffix}")
+    assert "multiplicity is 3" in structure.unfit  # type: ignore[union-attr]
+
+
+def test_what_files_call_a_charge_is_called_charge(tmp_path: Path) -> None:
+    with ase.db.connect(tmp_path / "a.db") as rows:
+        rows.write(molecule("CH4"))
+        rows.write(molecule("NH3"), net_charge=1, multiplicity=2)
+    neutral, ion = read(tmp_path / "a.db")
+    assert not neutral.info
+    assert (ion.info["charge"], ion.info["spin"]) == (1, 2)
+    assert len(list(read_structures(tmp_path / "a.db", 1))) == 1
+    numbers = {"n_atoms": [1, 1], "atomic_numbers": [2, 8], "positions": np.zeros((2, 3))}
+    np.savez(tmp_path / "a.npz", **numbers, total_charge=[0, -2], mult=[1, 3])
+    first, second = read(tmp_path / "a.npz")
+    assert (first.info, second.info) == ({}, {"charge": -2, "spin": 3})
+    (tmp_path / "b.db").write_text("no database")
+    with pytest.raises(DataError, match=r"b\.db"):
+        read(tmp_path / "b.db")
 
 
 def test_of_alternate_locations_one_is_taken(tmp_path: Path) -> None:

@@ -243,7 +243,9 @@ def test_molecules_from_smiles_and_files(tmp_path: Path) -> None:
     rattled = start.first_frames(found, 10, seed=1)
     assert len({atoms.info["group"] for atoms in rattled}) == 10
     assert 0 < np.abs(rattled[0].positions - found[0].positions).max() < 0.1
-    for bad in ("no SMILES", "[CH3]"):
+    (tmp_path / "radical.xyz").write_text("2\nmultiplicity: 2\nO 0 0 0\nH 0 0 1\n")
+    (tmp_path / "cut.xyz").write_text("3\n\nO 0 0 0\nH 0 0 1\n")
+    for bad in ("no SMILES", "[CH3]", "radical.xyz", "cut.xyz"):
         with pytest.raises(DistillError):
             start.read_molecules([bad], seed=1)
 
