@@ -66,10 +66,7 @@ class Network(nn.Module):
 
     def evaluate(self, system: System) -> tuple[Tensor, Tensor, NetworkTape]:
         """Energies (n_atoms,) eV in float64, final features (n_atoms, hidden_dim), and what `gradient` needs."""
-        blocks = [
-            self.pairs(part.directions, part.distances, part.kinds, part.edge_index, part.n_atoms)
-            for part in system.blocks
-        ]
+        blocks = [self.pairs(part.directions, part.distances, part.kinds, part.layout) for part in system.blocks]
         edges = [block.edges for block in blocks]
         state, tapes = State(gather(self.embedding.weight, system.species)), []
         for layer in self.layers:
@@ -86,12 +83,8 @@ class Network(nn.Module):
         by_h = silu_vjp(out.expand(tape.hidden.shape[0], -1), tape.hidden) @ into
         by = State(by_h if by_features is None else by_h + by_features)
         by_pairs = [PairGradients() for _ in tape.blocks]
-        for k in reversed(range(len(self.layers))):
-            by = self._layer(k).vjp(tape.layers[k], by, by_pairs, inputs=k > 0)
+        for layer, passed in zip(reversed(list(self.layers)), reversed(tape.layers), strict=True):
+            assert isinstance(layer, VectorLayer)
+            by = layer.vjp(passed, by, by_pairs, inputs=not layer.first)
         gradients = [block.gradient(by) for block, by in zip(tape.blocks, by_pairs, strict=True)]
         return torch.cat(gradients) if len(gradients) > 1 else gradients[0]
-
-    def _layer(self, k: int) -> VectorLayer:
-        layer = self.layers[k]
-        assert isinstance(layer, VectorLayer)
-        return layer

@@ -28,6 +28,7 @@ from egnn_md.models.species import Species, check_elements
 from egnn_md.models.terms import EnergyTerm, NuclearRepulsion, ReferenceEnergies, System, TermResult
 from egnn_md.nn.expected_error import ExpectedError
 from egnn_md.nn.familiarity import Familiarity
+from egnn_md.nn.layouts import Layout
 from egnn_md.nn.ops import segment_sum
 from egnn_md.nn.valences import Valences, stranger
 from egnn_md.shown import Shown
@@ -214,7 +215,8 @@ class Potential(Shown, nn.Module):
         vectors, edge_index = graph.edge_vectors(), graph.edge_index
         if vectors.device.type == "cpu":
             inside = (vectors.square().sum(-1) < self.config.cutoff**2).nonzero().squeeze(-1)
-            vectors, edge_index = vectors.index_select(0, inside), edge_index.index_select(1, inside)
+            if len(inside) < len(vectors):
+                vectors, edge_index = vectors.index_select(0, inside), edge_index.index_select(1, inside)
         return vectors.to(self.dtype), edge_index
 
     def _untracked_call(
@@ -234,19 +236,21 @@ class Potential(Shown, nn.Module):
 
     def local_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None) -> LocalCall:
         """`force_call`, and what atoms get of it."""
-        energies, gradient, features, field = self.force_call(vectors, species, edge_index, far)
-        forces = forces_from_edges(gradient, edge_index, species.shape[0])
-        extrapolation = self.extrapolation(features, vectors, edge_index, species)
+        system = System(vectors, species, edge_index, len(self.config.elements))
+        energies, gradient, features, field = self._force_call(system, far)
+        forces = forces_from_edges(gradient, system.layout)
+        extrapolation = self.extrapolation(features, system)
         if field is None:
             return LocalCall(energies, gradient, forces, extrapolation)
         return LocalCall(energies, gradient, forces + field.forces, extrapolation, field.charges, field.virials)
 
-    def extrapolation(self, features: Tensor, vectors: Tensor, edge_index: Tensor, species: Tensor) -> Tensor:
+    def extrapolation(self, features: Tensor, system: System) -> Tensor:
         """How unlike the training data each atom is, (n_atoms,): by its final features, or by its bonds if these are
         stranger.
         """
-        unfamiliar = self.familiarity(features.detach(), species)
-        return stranger(unfamiliar, self.valences(vectors.detach(), edge_index, species))
+        unfamiliar = self.familiarity(features, system.species)
+        strain = self.valences(system.distances, system.kinds, system.layout, system.species)
+        return stranger(unfamiliar, strain).detach()
 
     def force_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None) -> ForceCall:
         """The terms of the checkpoint: a function of tensors alone, which can be traced, and differentiated by the
@@ -255,9 +259,11 @@ class Potential(Shown, nn.Module):
         r_ij (n_edges, 3) in Å, all within the cutoff; species (n_atoms,) int64 positions in `config.elements`;
         edge_index (2, n_edges); `far`: what models with `long_range` sum; None where only features are wanted.
         """
-        system = System(vectors, species, edge_index, len(self.config.elements))
+        return self._force_call(System(vectors, species, edge_index, len(self.config.elements)), far)
+
+    def _force_call(self, system: System, far: Far | None) -> ForceCall:
         learned, features, tape = self.network.evaluate(system)
-        field = None if self.long_range is None or far is None else self.long_range(features, species, far)
+        field = None if self.long_range is None or far is None else self.long_range(features, system.species, far)
         repulsion = self.repulsion(system)
         energies = learned + repulsion.energies + self.reference(system).energies
         if field is not None:
@@ -301,10 +307,9 @@ def in_parts(
     )
 
 
-def forces_from_edges(gradient: Tensor, edge_index: Tensor, n_atoms: int) -> Tensor:
+def forces_from_edges(gradient: Tensor, layout: Layout) -> Tensor:
     """F_k = Σ_j g_kj - Σ_i g_ik, (n_atoms, 3) eV/Å, from g_ij = ∂E/∂r_ij (n_edges, 3) eV/Å."""
-    centre, neighbor = edge_index
-    return segment_sum(gradient, centre, n_atoms) - segment_sum(gradient, neighbor, n_atoms)
+    return layout.to_centre(gradient, None) - layout.to_neighbor(gradient, None)
 
 
 def stress_from_edges(
@@ -357,7 +362,7 @@ def _added(
     for result in results:
         energies = energies + result.energies
         if result.by_edge is not None:
-            forces = forces + forces_from_edges(result.by_edge, system.edge_index, system.n_atoms)
+            forces = forces + forces_from_edges(result.by_edge, system.layout)
             if stresses is not None:
                 edges = (system.vectors, result.by_edge, system.edge_index)
                 stresses = stresses + stress_from_edges(*edges, graph.batch, graph.cell, graph.pbc)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from egnn_md.graph import Graph
-from egnn_md.nn.layouts import block_size
-from egnn_md.nn.ops import add_rows, kept
+from egnn_md.nn.layouts import EdgeList, block_size
+from egnn_md.nn.ops import kept
 from egnn_md.nn.radial import distance
 from egnn_md.nn.repulsion import Repulsion
 
@@ -52,9 +52,14 @@ class System:
         return kept(self.vectors / self.distances)
 
     @cached_property
+    def layout(self) -> EdgeList:
+        """What gathers at the ends of edges and sums over them."""
+        return EdgeList(self.edge_index, self.n_atoms)
+
+    @cached_property
     def kinds(self) -> Tensor:
         """The pair of elements of each edge, (n_edges,): species of i times `n_elements` plus species of j."""
-        centre, neighbor = self.edge_index
+        centre, neighbor = self.layout.centre, self.layout.neighbor
         return self.species.index_select(0, centre) * self.n_elements + self.species.index_select(0, neighbor)
 
     @cached_property
@@ -126,7 +131,7 @@ class NuclearRepulsion(nn.Module):
         by_edge = []
         for part in system.blocks:
             energy, slope = self.repulsion(part.distances, part.kinds)
-            energies = add_rows(energies, part.edge_index[0], 0.5 * energy.squeeze(-1).double(), part.n_atoms)
-            by_edge.append(part.directions * (0.5 * slope))
+            energies = part.layout.to_centre(energy.squeeze(-1).double(), energies)
+            by_edge.append(part.directions * slope)
         assert energies is not None
         return TermResult(energies, by_edge=torch.cat(by_edge) if len(by_edge) > 1 else by_edge[0])

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from egnn_md.nn.ops import add_rows, add_rows_, gather
@@ -35,9 +34,6 @@ class Layout(Protocol):
     def at_neighbor(self, values: Tensor) -> Tensor:
         """(n_atoms, ...) -> values of j, to be broadcast over the edges."""
 
-    def at_ends(self, values: Tensor) -> Tensor:
-        """(n_atoms, n_dim, k) -> values of i and of j, (..., 2, n_dim, k), (...) the edges."""
-
     def sum_of_ends(self, source: Tensor, target: Tensor) -> Tensor:
         """Values of i plus other values of j; nobody else's, so that it may be overwritten."""
 
@@ -55,8 +51,7 @@ class EdgeList:
     """edge_index (2, n_edges) int64: row 0 the centre, row 1 the neighbour."""
 
     def __init__(self, edge_index: Tensor, n_atoms: int) -> None:
-        self.centre, self.neighbor = edge_index
-        self.both = edge_index.T.reshape(-1)
+        self.centre, self.neighbor = edge_index.unbind()
         self.n_atoms = n_atoms
 
     def at_centre(self, values: Tensor) -> Tensor:
@@ -64,9 +59,6 @@ class EdgeList:
 
     def at_neighbor(self, values: Tensor) -> Tensor:
         return gather(values, self.neighbor)
-
-    def at_ends(self, values: Tensor) -> Tensor:
-        return gather(values, self.both).view(-1, 2, *values.shape[1:])
 
     def sum_of_ends(self, source: Tensor, target: Tensor) -> Tensor:
         return gather(source, self.centre).add_(gather(target, self.neighbor))
@@ -89,10 +81,6 @@ class Dense:
 
     def at_neighbor(self, values: Tensor) -> Tensor:
         return values.unsqueeze(0)
-
-    def at_ends(self, values: Tensor) -> Tensor:
-        all_pairs = (len(values), *values.shape)
-        return torch.stack([self.at_centre(values).expand(all_pairs), self.at_neighbor(values).expand(all_pairs)], 2)
 
     def sum_of_ends(self, source: Tensor, target: Tensor) -> Tensor:
         return source.unsqueeze(1) + target.unsqueeze(0)

@@ -61,6 +61,18 @@ def add_rows_(onto: Tensor, index: Tensor, values: Tensor) -> Tensor:
     return onto.index_add_(0, index, values)
 
 
+def sum_over_space(values: Tensor) -> Tensor:
+    """Σ over the second last dimension, (..., n_dim, k) -> (..., k). Row by row in an eager force call: torch's own sum
+    takes twice the time of these additions.
+    """
+    if not op_by_op(values):
+        return values.sum(-2)
+    total, *others = values.unbind(-2)
+    for row in others:
+        total = total + row
+    return total
+
+
 def plus_product(x: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
     """x + rows @ matrix, rows (..., k), matrix (k, l).
 
@@ -75,6 +87,11 @@ def ahead_of_time(values: Tensor) -> bool:
     a symbol, and no gradients are tracked.
     """
     return isinstance(values.shape[0], torch.SymInt) and not torch.is_grad_enabled()
+
+
+def op_by_op(values: Tensor) -> bool:
+    """Whether this is an eager force call: no gradients are tracked, and nothing is traced for any size."""
+    return not (torch.is_grad_enabled() or isinstance(values.shape[0], torch.SymInt))
 
 
 def kept(values: Tensor) -> Tensor:
@@ -94,12 +111,13 @@ def silu_vjp(by: Tensor, x: Tensor, sigmoid: Tensor | None = None) -> Tensor:
     if sigmoid is not None:
         return by * sigmoid * (1.0 + x * (1.0 - sigmoid))
     if not torch.is_grad_enabled():
-        out: Tensor = torch.ops.aten.silu_backward.default(by, x)
+        out: Tensor = _silu_backward(by, x)
         return out
     sigmoid = torch.sigmoid(x)  # torch cannot differentiate its own silu_backward
     return by * sigmoid * (1.0 + x * (1.0 - sigmoid))
 
 
+_silu_backward = torch.ops.aten.silu_backward.default
 torch.library.define("egnn_md::segment_sum", "(Tensor values, Tensor index, SymInt n_segments) -> Tensor")
 _segment_sum = torch.ops.egnn_md.segment_sum.default
 

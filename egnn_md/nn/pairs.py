@@ -17,7 +17,7 @@ from torch import Tensor
 
 from egnn_md.chemistry.elements import COVALENT_RADII
 from egnn_md.nn.constants import WithConstants
-from egnn_md.nn.layouts import EdgeList
+from egnn_md.nn.layouts import Layout
 from egnn_md.nn.ops import kept
 from egnn_md.nn.radial import BesselBasis, cutoff_envelope, soft_core
 from egnn_md.nn.symmetric import SymmetricSquare
@@ -45,16 +45,16 @@ class PairValues:
         assert by.by_directions is not None
         assert by.by_radial is not None
         assert by.by_weight is not None
-        direction, by_directions = self.edges.directions.squeeze(-1), by.by_directions
+        direction, by_directions = self.edges.directions.squeeze(-1), by.by_directions.sum(-1)
         if by.by_quadrupoles is not None and self.square is not None:
-            by_directions = by_directions + self.square.vjp(by.by_quadrupoles, self.edges.directions)
+            by_directions = by_directions + self.square.vjp(by.by_quadrupoles, self.edges.directions).squeeze(-1)
         by_seen = torch.addcmul(
             (by.by_radial * self.radial_slope).sum(-1, keepdim=True),
-            by.by_weight,
+            by.by_weight.sum(-1, keepdim=True),
             self.envelope_slope,
             value=NEIGHBOR_SCALE,
         )
-        across = by_directions.squeeze(-1) / self.distances
+        across = by_directions / self.distances
         along = by_seen * self.seen_slope - (across * direction).sum(-1, keepdim=True)
         return torch.addcmul(across, direction, along)
 
@@ -84,19 +84,16 @@ class PairFunctions(WithConstants):
         self.core: Tensor
         self.square = SymmetricSquare(3) if quadrupoles else None
 
-    def forward(
-        self, directions: Tensor, distances: Tensor, kinds: Tensor, edge_index: Tensor, n_atoms: int
-    ) -> PairValues:
+    def forward(self, directions: Tensor, distances: Tensor, kinds: Tensor, layout: Layout) -> PairValues:
         """r̂_ij (n_edges, n_dim), d_ij (n_edges, 1) Å, the pair of elements of each edge (n_edges,) as a row of
-        `bond_lengths`, edge_index (2, n_edges).
+        `bond_lengths`.
         """
-        start, end = self.core.index_select(0, kinds).unsqueeze(-1).unbind(1)
+        start, end = self.core.index_select(0, kinds).chunk(2, 1)
         seen, seen_slope = soft_core(distances, start, end)
         radial, radial_slope = self.basis(seen)
         envelope, envelope_slope = cutoff_envelope(seen, self.cutoff)
         toward = directions.unsqueeze(-1)
         quadrupoles = None if self.square is None else self.square(toward) - self.square.trace
-        layout = EdgeList(edge_index, n_atoms)
         edges = Edges(layout, toward, radial, kept(envelope * NEIGHBOR_SCALE), quadrupoles)
         return PairValues(edges, distances, seen_slope, radial_slope, envelope_slope, self.square)
 

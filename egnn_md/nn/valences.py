@@ -9,9 +9,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from egnn_md.chemistry.elements import COVALENT_RADII, VALENCES
+from egnn_md.chemistry.elements import VALENCES
 from egnn_md.nn.constants import WithConstants
-from egnn_md.nn.ops import segment_sum
+from egnn_md.nn.layouts import Layout
+from egnn_md.nn.pairs import bond_lengths
 
 DECAY: Final = 0.3
 """Å, b in Pauling's bond order exp((r_i + r_j - d)/b) of two atoms with covalent radii r_i and r_j, at distance d."""
@@ -33,26 +34,27 @@ class Valences(WithConstants):
 
     def __init__(self, elements: Sequence[int]) -> None:
         super().__init__()
-        radii = torch.tensor([COVALENT_RADII[z] for z in elements], dtype=torch.float64)
-        self.constant("weight", torch.exp(radii / DECAY))
-        self.weight: Tensor
+        self.constant("lengths", bond_lengths(elements).unsqueeze(-1) / DECAY)
+        self.lengths: Tensor
+        """(r_i + r_j)/b of each pair of elements, (n_elements², 1)."""
+        self.constant("outwards", [1.0 / TOLERANCE, -1.0 / TOLERANCE])
+        self.outwards: Tensor
         ranges = torch.tensor([VALENCES.get(z, (math.nan, math.nan)) for z in elements], dtype=torch.float64).log()
         self.register_buffer("ranges", ranges.to(torch.get_default_dtype()))
         self.ranges: Tensor
         """Logarithms of the smallest and the largest sum of each element, (n_elements, 2)."""
 
-    def forward(self, vectors: Tensor, edge_index: Tensor, species: Tensor) -> Tensor:
-        """r_ij (n_edges, 3) Å, edge_index (2, n_edges), species (n_atoms,) -> (n_atoms,)."""
-        sums = self.sums(vectors, edge_index, species)
-        low, high = self.ranges.index_select(0, species).unbind(-1)
-        return torch.maximum(low - sums, sums - high) * (1.0 / TOLERANCE)
+    def forward(self, distances: Tensor, kinds: Tensor, layout: Layout, species: Tensor) -> Tensor:
+        """d_ij (n_edges, 1) Å, the pair of elements of each edge (n_edges,) as a row of `bond_lengths`, species
+        (n_atoms,) -> (n_atoms,).
+        """
+        beyond = self.ranges.index_select(0, species) - self.sums(distances, kinds, layout)
+        return (beyond * self.outwards).amax(-1)
 
-    def sums(self, vectors: Tensor, edge_index: Tensor, species: Tensor) -> Tensor:
-        """The logarithm of the sum of each atom's bond orders, (n_atoms,)."""
-        weight = self.weight.index_select(0, species)
-        orders = torch.exp(torch.linalg.vector_norm(vectors, dim=-1) * (-1.0 / DECAY))
-        orders = orders * weight.index_select(0, edge_index[1])
-        return (segment_sum(orders, edge_index[0], species.shape[0]) * weight).clamp(min=LEAST).log()
+    def sums(self, distances: Tensor, kinds: Tensor, layout: Layout) -> Tensor:
+        """The logarithm of the sum of each atom's bond orders, (n_atoms, 1)."""
+        orders = torch.exp(torch.sub(self.lengths.index_select(0, kinds), distances, alpha=1.0 / DECAY))
+        return layout.to_centre(orders, None).clamp(min=LEAST).log()
 
     @torch.no_grad()
     def fit(self, sums: Tensor, species: Tensor) -> None:

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from egnn_md.nn.layouts import Layout
-from egnn_md.nn.ops import ahead_of_time, kept, plus_product, product, silu_vjp
+from egnn_md.nn.ops import ahead_of_time, kept, op_by_op, plus_product, product, silu_vjp, sum_over_space
 from egnn_md.nn.symmetric import SymmetricSquare
 
 NEIGHBOR_SCALE = 0.25
@@ -76,8 +76,10 @@ class PairGradients:
     """∂E by what layers read of a block of edges; each `vjp` adds its own. None: nothing yet."""
 
     by_directions: Tensor | None = None
+    """(..., n_dim, k), to be summed over k: channels, or 1 if they are."""
     by_radial: Tensor | None = None
     by_weight: Tensor | None = None
+    """(..., k), likewise."""
     by_quadrupoles: Tensor | None = None
 
 
@@ -180,8 +182,12 @@ class Tape(NamedTuple):
     v_in: Tensor | None
     vectors: Tensor
     """v', (n_atoms, n_dim, n_vectors)."""
+    half_left: Tensor
+    """½ A."""
     left: Tensor
+    """½ A v'."""
     right: Tensor
+    """B v'."""
     moments: TensorTape | None
     products: Tensor
     """½⟨A v', B v'⟩ and the invariants of the tensors, before the bound."""
@@ -281,8 +287,9 @@ class VectorLayer(nn.Module):
                 tapes.append(messages)
         assert aggregated is not None
         assert vectors is not None
-        left, right = linear(vectors, w.read_left), linear(vectors, w.read_right)
-        products = 0.5 * (left * right).sum(-2)
+        half_left = 0.5 * w.read_left
+        left, right = linear(vectors, half_left), linear(vectors, w.read_right)
+        products = (left * right).sum(-2)
         moments = None
         if tensors is not None:
             moments, of_tensors = self._tensor_invariants(w, vectors, tensors)
@@ -296,7 +303,7 @@ class VectorLayer(nn.Module):
         if w.tensor_scale is not None and tensors is not None:
             t_scale, t_scaled, t_out = self._scaled(tensors, linear(node, w.tensor_scale, w.tensor_scale_bias))
         inputs = (w, blocks, tapes, normed, inverse_norm, source, target, v)
-        read = (vectors, left, right, moments, products, node_hidden)
+        read = (vectors, half_left, left, right, moments, products, node_hidden)
         return State(h, v_out, t_out), Tape(*inputs, *read, v_scale, v_scaled, t_scale, t_scaled)
 
     def _scaled(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -337,7 +344,7 @@ class VectorLayer(nn.Module):
             sigmoid = kept(torch.sigmoid(hidden))
         activated = silu(hidden) if sigmoid is None else hidden * sigmoid
         message = activated * edges.weight
-        gates = list(torch.split(product(message, w.gate).unsqueeze(-2), self.gate_sizes, -1))
+        gates = list(product(message, w.gate).unsqueeze(-2).split_with_sizes(self.gate_sizes, -1))
         moment = gates.pop() if self.n_tensors else None
         along, across = gates[0], None if self.first else gates[1]
         return message, Messages(hidden, sigmoid, activated, along, across, v_centre, v_neighbor, invariants, moment)
@@ -372,8 +379,8 @@ class VectorLayer(nn.Module):
         sizes = [by_h.shape[1], tape.source.shape[1], self.n_vectors + 2 * self.n_tensors]
         by_normed, by_aggregated, by_products = by_parts.split_with_sizes(sizes, -1)
         by_products = self._bounded_vjp(by_products, tape.products)
-        half = (0.5 * by_products[:, : self.n_vectors]).unsqueeze(-2)
-        read = (tape.right * half) @ w.read_left + (tape.left * half) @ w.read_right
+        by_inner = (by_products if tape.moments is None else by_products[:, : self.n_vectors]).unsqueeze(-2)
+        read = (tape.right * by_inner) @ tape.half_left + (tape.left * by_inner) @ w.read_right
         by_vectors = read if by_vectors is None else by_vectors + read
         if tape.moments is not None:
             of_tensors = by_products[:, self.n_vectors :]
@@ -388,7 +395,7 @@ class VectorLayer(nn.Module):
             else:
                 _, messages = self._messages(w, tape.source, tape.target, tape.v_in, edges)
             by_hidden, by_centre, by_neighbor = self._edges_vjp(
-                w, edges, messages, by_aggregated, by_vectors, by_tensors, by_pairs[k]
+                w, edges, messages, by_aggregated, by_vectors, by_tensors, by_pairs[k], summed=len(tape.blocks) > 1
             )
             if inputs:
                 by_source = edges.layout.to_centre(by_hidden, by_source)
@@ -398,7 +405,7 @@ class VectorLayer(nn.Module):
         if by_source is not None and by_target is not None:
             by_normed = torch.addmm(by_normed, by_source, w.source)
             by_normed = plus_product(by_normed, by_target, w.target)
-            by_h = by_h + normalised_vjp(by_normed, tape.normed, tape.inverse_norm)
+            by_h = normalised_vjp(by_normed, tape.normed, tape.inverse_norm, by_h)
         return State(by_h) if self.first else State(by_h, by_v_in, by_tensors)
 
     def _tensor_invariants_vjp(
@@ -425,22 +432,27 @@ class VectorLayer(nn.Module):
         by_vectors: Tensor,
         by_tensors: Tensor | None,
         by_pairs: PairGradients,
+        *,
+        summed: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Through one block: ∂E by W_s h_i + W_t h_j, by v_i and by v_j of each edge."""
+        """Through one block: ∂E by W_s h_i + W_t h_j, by v_i and by v_j of each edge.
+
+        `summed`: channels of `by_pairs` are added up in each layer, for memory, instead of once after all of them.
+        """
         by_sent = edges.layout.at_centre(by_vectors)
-        by_gates = [(by_sent * edges.directions).sum(-2)]
-        by_directions = by_sent * messages.along
+        by_gates = [sum_over_space(by_sent * edges.directions)]
+        onto = PairGradients() if summed or not op_by_op(by_sent) else by_pairs
+        by_directions = _plus_elementwise(onto.by_directions, by_sent, messages.along)
         if messages.v_neighbor is not None:
-            by_gates.append((by_sent * messages.v_neighbor).sum(-2))
+            by_gates.append(sum_over_space(by_sent * messages.v_neighbor))
         if by_tensors is not None and edges.quadrupoles is not None and messages.moment is not None:
             by_moments = edges.layout.at_centre(by_tensors)
             by_gates.append((by_moments * edges.quadrupoles).sum(-2))
             by_quadrupoles = (by_moments * messages.moment).sum(-1, keepdim=True)
-            before = by_pairs.by_quadrupoles
-            by_pairs.by_quadrupoles = by_quadrupoles if before is None else before + by_quadrupoles
+            by_pairs.by_quadrupoles = _sum(by_pairs.by_quadrupoles, by_quadrupoles)
         by_gate = torch.cat(by_gates, -1) if len(by_gates) > 1 else by_gates[0]
         by_message = plus_product(edges.layout.at_centre(by_aggregated), by_gate, w.gate)
-        by_weight = (by_message * messages.activated).sum(-1, keepdim=True)
+        by_weight = _plus_elementwise(onto.by_weight, by_message, messages.activated)
         by_hidden = silu_vjp(by_message * edges.weight, messages.hidden, messages.sigmoid)
         by_centre = by_neighbor = by_radial = None
         if messages.invariants is not None and messages.v_centre is not None and messages.v_neighbor is not None:
@@ -458,7 +470,16 @@ class VectorLayer(nn.Module):
             by_neighbor = torch.addcmul(by_neighbor, by_sent, messages.across)
             by_directions = torch.addcmul(by_directions, messages.v_centre, to_centre)
             by_directions = torch.addcmul(by_directions, messages.v_neighbor, to_neighbor)
-        _add(by_pairs, by_directions.sum(-1, keepdim=True), by_weight, by_hidden, w.radial, by_radial)
+        if onto is not by_pairs:
+            by_directions = _sum(by_pairs.by_directions, by_directions.sum(-1, keepdim=True))
+            by_weight = _sum(by_pairs.by_weight, by_weight.sum(-1, keepdim=True))
+        by_pairs.by_directions, by_pairs.by_weight = by_directions, by_weight
+        if by_radial is not None:
+            by_pairs.by_radial = _sum(by_pairs.by_radial, by_radial)
+        elif by_pairs.by_radial is not None:
+            by_pairs.by_radial = plus_product(by_pairs.by_radial, by_hidden, w.radial)
+        else:
+            by_pairs.by_radial = by_hidden @ w.radial
         return by_hidden, by_centre, by_neighbor
 
     def _bounded(self, products: Tensor) -> Tensor:
@@ -473,14 +494,9 @@ class VectorLayer(nn.Module):
 
 def _invariants(v: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
     """v_i, v_j and [r̂·v_i; r̂·v_j; v_i·v_j] of each edge."""
-    if ahead_of_time(v):
-        v_centre, v_neighbor = edges.layout.at_centre(v), edges.layout.at_neighbor(v)
-        along = [(end * edges.directions).sum(-2) for end in (v_centre, v_neighbor)]
-    else:
-        ends = edges.layout.at_ends(v)
-        v_centre, v_neighbor = ends.unbind(-3)
-        along = [(ends * edges.directions.unsqueeze(-3)).sum(-2).flatten(-2)]
-    return v_centre, v_neighbor, torch.cat([*along, (v_centre * v_neighbor).sum(-2)], -1)
+    v_centre, v_neighbor = edges.layout.at_centre(v), edges.layout.at_neighbor(v)
+    along = [sum_over_space(end * edges.directions) for end in (v_centre, v_neighbor)]
+    return v_centre, v_neighbor, torch.cat([*along, sum_over_space(v_centre * v_neighbor)], -1)
 
 
 def _plus_products(x: Tensor, rows: Sequence[Tensor], matrices: Sequence[Tensor]) -> Tensor:
@@ -492,34 +508,25 @@ def _plus_products(x: Tensor, rows: Sequence[Tensor], matrices: Sequence[Tensor]
     return x
 
 
-def _add(
-    to: PairGradients,
-    by_directions: Tensor,
-    by_weight: Tensor,
-    by_hidden: Tensor,
-    radial: Tensor,
-    by_radial: Tensor | None,
-) -> None:
-    """by_radial: by_hidden @ radial, if it is known."""
-    if to.by_directions is None or to.by_radial is None or to.by_weight is None:
-        to.by_radial = by_hidden @ radial if by_radial is None else by_radial
-        to.by_directions, to.by_weight = by_directions, by_weight
-        return
-    to.by_directions = to.by_directions + by_directions
-    to.by_weight = to.by_weight + by_weight
-    to.by_radial = plus_product(to.by_radial, by_hidden, radial) if by_radial is None else to.by_radial + by_radial
+def _plus_elementwise(x: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """x (None for zero) + a ∘ b."""
+    return a * b if x is None else torch.addcmul(x, a, b)
+
+
+def _sum(x: Tensor | None, y: Tensor) -> Tensor:
+    return y if x is None else x + y
 
 
 def normalised(h: Tensor) -> tuple[Tensor, Tensor]:
     """h over its root mean square along the last dimension, and one over that."""
-    inverse = torch.rsqrt(h.square().mean(-1, keepdim=True) + NORM_FLOOR)
+    inverse = torch.rsqrt(h.square().sum(-1, keepdim=True) / h.shape[-1] + NORM_FLOOR)
     return h * inverse, inverse
 
 
-def normalised_vjp(by: Tensor, normed: Tensor, inverse: Tensor) -> Tensor:
-    """∂E by h from ∂E by `normalised(h)`."""
+def normalised_vjp(by: Tensor, normed: Tensor, inverse: Tensor, onto: Tensor) -> Tensor:
+    """onto plus ∂E by h, from ∂E by `normalised(h)`."""
     along = (by * normed).sum(-1, keepdim=True)
-    return torch.addcmul(by, normed, along, value=-1.0 / by.shape[-1]) * inverse
+    return torch.addcmul(onto, torch.addcmul(by, normed, along, value=-1.0 / by.shape[-1]), inverse)
 
 
 def saturated(x: Tensor, squared_size: Tensor, bound: float) -> Tensor:

@@ -23,6 +23,7 @@ from egnn_md.data.split import assign_split, split_in_time
 from egnn_md.evaluation.labels import absolute_errors
 from egnn_md.evaluation.potential import errors_by_atom, evaluate, plot_parity
 from egnn_md.models.potential import Potential, PotentialConfig
+from egnn_md.models.terms import System
 from egnn_md.options import DTYPES
 from egnn_md.training.config import ConfigError, RunConfig
 from egnn_md.training.potential_config import PotentialDataConfig, PotentialRun
@@ -324,7 +325,8 @@ def fit_familiarity(model: Potential, frames: Frames, n_frames: int = STATISTICS
         species.append(model.species(graph.atomic_numbers))
         vectors = graph.edge_vectors().to(model.dtype)
         features.append(model.force_call(vectors, species[-1], graph.edge_index).features)
-        bonds = model.valences.sums(vectors, graph.edge_index, species[-1])
+        system = System(vectors, species[-1], graph.edge_index, len(model.config.elements))
+        bonds = model.valences.sums(system.distances, system.kinds, system.layout).squeeze(-1)
         free = torch.bincount(graph.batch)[graph.batch] == 1  # an atom that is the zero of energy, no surroundings
         sums.append(bonds.masked_fill(free, torch.nan))
     model.familiarity.fit(torch.cat(features), torch.cat(species))

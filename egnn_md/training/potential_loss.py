@@ -18,6 +18,7 @@ from egnn_md.models.potential import (
     stress_from_virials,
 )
 from egnn_md.nn.compilation import compile_function
+from egnn_md.nn.layouts import EdgeList
 from egnn_md.nn.ops import segment_sum
 from egnn_md.training.potential_config import PotentialTrainingConfig
 
@@ -96,7 +97,7 @@ class PotentialLoss:
         config, n_graphs = self.config, energy.shape[0]
         named, inputs = {f"model.{k}": v for k, v in parameters.items()}, (vectors, species, edge_index, far)
         energies, gradient, _, field = torch.func.functional_call(_ForceCall(self.model), named, inputs)
-        predicted_forces = forces_from_edges(gradient, edge_index, batch.shape[0])
+        predicted_forces = forces_from_edges(gradient, EdgeList(edge_index, batch.shape[0]))
         if field is not None:
             predicted_forces = predicted_forces + field.forces
         counts = segment_sum(torch.ones_like(energies), batch, n_graphs)

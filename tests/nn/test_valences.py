@@ -11,6 +11,8 @@ from ase.build import molecule
 from egnn_md.calculators import EGNNCalculator
 from egnn_md.chemistry.units import ANGSTROM_PER_BOHR
 from egnn_md.distill.start import conformers
+from egnn_md.nn.layouts import EdgeList
+from egnn_md.nn.radial import distance
 from egnn_md.nn.valences import TOLERANCE, Valences, stranger
 from egnn_md.predict import EXTRAPOLATION_LIMIT, ExtrapolationWarning, Geometry, PredictionError, Predictor
 
@@ -89,22 +91,23 @@ def test_the_sum_counts_bonds() -> None:
         vectors = torch.tensor(atoms.positions[None] - atoms.positions[:, None])
         index = (~torch.eye(len(atoms), dtype=torch.bool)).nonzero().T
         species = torch.tensor([ELEMENTS.index(z) for z in atoms.numbers])
-        sums = valences.double().sums(vectors[index[0], index[1]], index, species).exp()
+        kinds = species[index[0]] * len(ELEMENTS) + species[index[1]]
+        sums = valences.double().sums(distance(vectors[index[0], index[1]]), kinds, EdgeList(index, len(atoms))).exp()
         assert sums[atom] == pytest.approx(expected, rel=0.1)
 
 
 def test_training_widens_the_ranges_and_knows_elements_without_any() -> None:
     valences = Valences((6, 26)).double()
-    alone = torch.zeros(2, 0, dtype=torch.int64)
-    iron = torch.tensor([1])
-    assert torch.isnan(valences(torch.zeros(0, 3), alone, iron)).all()
+    nowhere = torch.zeros(2, 0, dtype=torch.int64)
+    alone = (torch.zeros(0, 1, dtype=torch.float64), nowhere[0], EdgeList(nowhere, 1), torch.tensor([1]))
+    assert torch.isnan(valences(*alone)).all()
     sums = torch.cat([torch.full((5000,), math.log(2.0)), torch.tensor([math.nan] * 3), torch.linspace(1.8, 2.0, 5000)])
     species = torch.tensor([0] * 5003 + [1] * 5000)
     valences.fit(sums, species)
     low, high = valences.ranges.exp()[0].tolist()
     assert (low, high) == (pytest.approx(2.0), pytest.approx(5.4))  # and the table's 5.4
     assert valences.ranges[1].tolist() == pytest.approx([1.8, 2.0], abs=1e-3)
-    away = valences(torch.zeros(0, 3), alone, iron)
+    away = valences(*alone)
     assert away.item() == pytest.approx((1.8 - math.log(1e-3)) / TOLERANCE, rel=1e-3)
 
 
@@ -152,9 +155,10 @@ def test_inference_mode_changes_nothing(dtype: torch.dtype) -> None:
     index[:, index[0] == 6] = 0  # an atom without neighbours
     species = torch.tensor([0, 1, 2, 3, 1, 0, 1])
     unfamiliar = torch.tensor([0.1, math.nan, 5.0, math.nan, 0.0, 2.0, 0.3], dtype=dtype)
-    expected = valences(vectors, index, species)
+    edges = (distance(vectors), species[index[0]] * 4 + species[index[1]], EdgeList(index, 7), species)
+    expected = valences(*edges)
     with torch.inference_mode():
-        found = valences(vectors, index, species)
+        found = valences(*edges)
         combined = stranger(unfamiliar, found)
     tolerance = {"rtol": 1e-5, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
     assert torch.isnan(expected[3])
