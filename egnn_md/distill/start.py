@@ -64,7 +64,7 @@ def _of_file(path: Path) -> list[Atoms]:
     for atoms in chosen:
         atoms.calc = None
         periodic = atoms.pbc.any() or len(atoms) > 200
-        name = str(atoms.symbols) if periodic else bond_pattern(atoms.numbers, atoms.positions)
+        name = atoms.get_chemical_formula() if periodic else bond_pattern(atoms.numbers, atoms.positions)
         atoms.info = {**{key: atoms.info[key] for key in ("charge", "spin") if key in atoms.info}, "molecule": name}
     return chosen
 
