@@ -148,8 +148,8 @@ def parse_xyz(n_atoms: int, block: list[str], labels: bool = False) -> Plain | A
         names = words[::width]
         numbers = np.array([_NUMBER_OF.get(name) or _NUMBER_OF[name.capitalize()] for name in names], np.int64)
         positions = np.array([[float(word) for word in words[k::width]] for k in (1, 2, 3)]).T.copy()
-        charge = float(next(iter(_CHARGE.findall(comment)), 0.0))
-        multiplicity = round(float(next(iter(_SPIN.findall(comment)), 1.0)))
+        charge = next((charge for charge in map(float, _CHARGE.findall(comment)) if charge), 0.0)
+        multiplicity = next((spin for spin in map(round, map(float, _SPIN.findall(comment))) if spin != 1), 1)
         smiles = _told(_SMILES, block[0]) or ""
         found = Plain(numbers, positions, charge, multiplicity, _name_of(block[0]), smiles)
         if "D" not in names:

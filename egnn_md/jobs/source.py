@@ -45,7 +45,7 @@ def read_items(path: Path) -> Iterator[Item]:
     suffix = path.suffix.lower()
     if suffix in XYZ:
         return _xyz(path)
-    return (as_ase_atoms(item) for _, item in read_structures(path))
+    return (item if isinstance(item, DataError) else as_ase_atoms(item) for _, item in read_structures(path))
 
 
 def holds_several(path: Path) -> bool:

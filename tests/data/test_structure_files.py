@@ -17,6 +17,7 @@ from egnn_md.chemistry.structures import charge_of, multiplicity_of
 from egnn_md.data.reading import DataError
 from egnn_md.data.stream import stream
 from egnn_md.data.structure_files import as_atoms, read_structures
+from egnn_md.jobs.source import holds_several, read_items
 
 ATOM = "HETATM{:5d} {:<4}{}WAT A{:4d}{}   {:8.3f}{:8.3f}{:8.3f}{:6.2f}  0.00          {:>2}{}\n"
 
@@ -187,6 +188,9 @@ def test_half_an_atom_is_no_atom(tmp_path: Path) -> None:
     (found,) = read(tmp_path / "half.cif")
     assert isinstance(found, DataError)
     assert "occupancy H 0.5" in str(found)
+    (item,) = read_items(tmp_path / "half.cif")
+    assert isinstance(item, DataError)
+    assert not holds_several(tmp_path / "half.cif")
 
 
 FLAT = """benzene
