@@ -28,8 +28,9 @@ ELEMENTS = set("HCNO")
 MOLECULES = [
     name
     for name in g2.names
-    if set(g2[name].symbols) <= ELEMENTS and len(g2[name]) > 2 and sum(g2[name].numbers) % 2 == 0
+    if set(g2[name].symbols) <= ELEMENTS and len(g2[name]) > 2 and not g2[name].get_initial_magnetic_moments().any()
 ]
+"""Closed shells: a potential knows no others."""
 
 
 def label(atoms: Atoms) -> Atoms:

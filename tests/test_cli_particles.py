@@ -132,7 +132,7 @@ MISTAKES = [
     ("rollout MODEL DATA --no-filter", "--no-filter is for rollouts of molecules"),
     ("data nbody --seed -1 -o new.npz", "--seed"),
     ("data flow Be -o new.npz", "Be: it has Be"),
-    ("data flow OH -o new.npz", "odd number of electrons"),
+    ("data flow OH -o new.npz", "closed shells"),
     ("rollout MODEL DATA --frames 0", "--frames must be at least 1"),
     ("rollout MODEL DATA --substeps 0", "--substeps"),
     ("rollout paper.safetensors DATA", "predicts no velocities"),

@@ -104,7 +104,7 @@ class Frames:
             raise DataError(
                 f"{len(wrong)} of {len(self)} frames are charged or open shells (the first is frame {wrong[0]}: charge "
                 f"{charged[wrong[0]]:g}, multiplicity {open_shell[wrong[0]]:g}): this potential knows {knows}; "
-                "leave them out"
+                "leave them out (initial magnetic moments that mean nothing: remove them)"
             )
 
     def composition(self, elements: Sequence[int]) -> NDArray[np.float64]:

@@ -67,7 +67,7 @@ def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("empty.xyz", "", "empty"),
         ("broken.xyz", "3\n\nH 0 0\n", "it has 1 atoms, not 3"),
         ("words.xyz", "hello\n", "structure 0 should begin with its number of atoms"),
-        ("unknown.bin", "\x00\x01", "ase cannot read"),
+        ("unknown.bin", "\x00\x01", "of no format that ase knows"),
         ("nan.xyz", "2\n\nH 0 0 0\nH nan 0 0\n", "atom 1 is NaN"),
         ("close.xyz", "2\n\nH 0 0 0\nO 0 0 0.05\n", "H0 and O1 are 0.050 Å apart|O1 and H0 are 0.050 Å apart"),
         ("same.xyz", "2\n\nH 0 0 0\nO 0 0 0\n", "0.000 Å apart"),

@@ -125,9 +125,7 @@ def test_compiled_for_real_equals_eager(random_potential: Make, monkeypatch: pyt
         check_compiler()
     except NoCompiler as error:
         pytest.skip(str(error))
-    import torch._inductor.config
-
-    monkeypatch.setattr(torch._inductor.config.aot_inductor, "debug_compile", True)  # -O0: a third of the time
+    monkeypatch.setenv("TORCHINDUCTOR_DEBUG_COMPILE", "1")  # -O0: a third of the time
     sizes = {"n_layers": 1, "hidden_dim": 4, "message_dim": 4, "n_vectors": 2, "n_radial": 3}
     model = trainable(random_potential, **sizes)
     eager, compiled = (PotentialLoss(model, TrainingConfig(max_steps=1, compile=c)) for c in (False, True))
