@@ -1,8 +1,8 @@
 """Boxes of water, and a cheap periodic teacher for them: SPC/Fw, a flexible water model, by OpenMM.
 
     python examples/water_teacher.py boxes.extxyz
-    egnn-md distill water_teacher:spc_fw boxes.extxyz -o water --start none --temperature 300 --budget 40m
-    egnn-md md boxes.extxyz@1 --model water/model.safetensors --ensemble npt --steps 40000 -o npt
+    egnn-md distill water_teacher:spc_fw boxes.extxyz -o water --temperature 300 --labels 60 --budget 12m
+    egnn-md md boxes.extxyz@1 --model water/model.safetensors --ensemble npt --dtype float32 --steps 40000 -o npt
 
 (the second command in the folder of this file). The boxes have several densities, since dynamics of `egnn-md distill`
 keeps the volume: what pressure does is learned from the stress of each.
