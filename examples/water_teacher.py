@@ -2,7 +2,7 @@
 
     python examples/water_teacher.py boxes.extxyz
     egnn-md distill water_teacher:spc_fw boxes.extxyz -o water --temperature 300 --labels 60 --budget 12m
-    egnn-md md boxes.extxyz@1 --model water/model.safetensors --ensemble npt --dtype float32 --steps 40000 -o npt
+    egnn-md md boxes.extxyz@1 --model water/model.safetensors --dtype float32 --ensemble npt --timestep 1 --steps 20000
 
 (the second command in the folder of this file). The boxes have several densities, since dynamics of `egnn-md distill`
 keeps the volume: what pressure does is learned from the stress of each.
@@ -28,7 +28,7 @@ OXYGEN, HYDROGEN = -0.82, 0.41
 BOND, ANGLE = 1.012, np.deg2rad(113.24)
 STIFF, BENT = 1059.162, 75.90  # kcal/mol per Å² and per rad²
 SIGMA, EPSILON = 3.165492, 0.1554253  # Å, kcal/mol
-CUTOFF = 6.0
+CUTOFF = 6.0  # Å
 KJ = units.kJ / units.mol  # eV
 
 

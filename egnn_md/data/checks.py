@@ -118,7 +118,7 @@ CLAIMS: Final = (*CHARGE_NAMES, *SPIN_NAMES)
 """Arrays of an npz that say what a structure is: one number for each."""
 
 
-def name_plainly(data: dict[str, Array]) -> None:
+def rename_claims(data: dict[str, Array]) -> None:
     """Let charges and multiplicities of an npz stand under "charge" and "multiplicity", whatever its names are."""
     for name, names in (("charge", CHARGE_NAMES), ("multiplicity", SPIN_NAMES)):
         if (given := next((other for other in names if other in data), None)) is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egnn_md.chemistry.structures import charge_of, multiplicity_of
-from egnn_md.data.checks import CLAIMS, check_arrays, check_frames, name_plainly
+from egnn_md.data.checks import CLAIMS, check_arrays, check_frames, rename_claims
 from egnn_md.data.frames import Frames
 from egnn_md.data.labels import (
     LabelKeys,
@@ -57,7 +57,7 @@ def _read_npz(path: Path, keys: LabelKeys) -> Frames:
     names = {kind: name for kind, name in vars(resolve_names(shapes, keys, path)).items() if name is not None}
     data = read_npz(path, ("n_atoms", "atomic_numbers", "positions"), (*names.values(), *_OPTIONAL))
     data |= {kind: data.pop(name) for kind, name in names.items()}
-    name_plainly(data)
+    rename_claims(data)
     warn_of_unused([name for name, shape in shapes.items() if shape == data["positions"].shape], names, path)
     check_arrays(data, path, per_frame=("energy", "gdb", "group", "tag", "has_forces", "charge", "multiplicity"))
     n_atoms = data["n_atoms"].astype(np.int64)

@@ -223,10 +223,10 @@ def _read_drawings(path: Path, start: int, labels: bool) -> Iterator[Item]:
 def _read_npz(path: Path, start: int, labels: bool) -> Iterator[Item]:
     from ase import Atoms
 
-    from egnn_md.data.checks import CLAIMS, check_arrays, name_plainly
+    from egnn_md.data.checks import CLAIMS, check_arrays, rename_claims
 
     data = read_npz(path, ("n_atoms", "atomic_numbers", "positions"), ("cell", "pbc", *CLAIMS))
-    name_plainly(data)
+    rename_claims(data)
     check_arrays(data, path, per_frame=("charge", "multiplicity"))
     ends = np.cumsum(data["n_atoms"].astype(np.int64))
     for k, end in islice(enumerate(ends), start, None):

@@ -39,6 +39,7 @@ class Valences(WithConstants):
         """(r_i + r_j)/b of each pair of elements, (n_elements², 1)."""
         self.constant("outwards", [1.0 / TOLERANCE, -1.0 / TOLERANCE])
         self.outwards: Tensor
+        """What makes (smallest, largest) minus a sum positive outside the range, and 1 at `TOLERANCE` from it, (2,)."""
         ranges = torch.tensor([VALENCES.get(z, (math.nan, math.nan)) for z in elements], dtype=torch.float64).log()
         self.register_buffer("ranges", ranges.to(torch.get_default_dtype()))
         self.ranges: Tensor
