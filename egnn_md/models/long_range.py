@@ -99,7 +99,7 @@ class FarField(NamedTuple):
     """∂E by the features that charges and strengths were read from, (n_atoms, hidden_dim)."""
     charges: Tensor
     """(n_atoms, 3) e: those that make the field, those that are reported, and what of the first the surroundings show:
-    all of it, but for a `ChargeResponse`."""
+    all of it, but for a `ChargeResponse`. Of models with atomic dipoles (n_atoms, 6): then these, e·Å."""
     virials: tuple[Tensor, ...]
     """∂E by a strain of positions and cell together, (3, 3) eV, of each periodic structure, at constant charges."""
 
@@ -202,13 +202,18 @@ def _waves(cell: tuple[float, ...], device: torch.device) -> Waves:
 class LongRange(nn.Module):
     """See the top of this module."""
 
-    def __init__(self, elements: Sequence[int], hidden_dim: int, *, response: bool = False) -> None:
+    def __init__(self, elements: Sequence[int], hidden_dim: int, *, response: bool = False, n_vectors: int = 0) -> None:
         super().__init__()
         self.response = ChargeResponse(hidden_dim) if response else None
         self.head = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 3))
         strengths = torch.tensor(free_atom_c6(elements)).sqrt()
         self.strengths = nn.Parameter(strengths.to(torch.get_default_dtype()))
         """√C6 of each element, eV^½ Å³, before the surroundings count."""
+        self.dipole_gates = None
+        if n_vectors:
+            self.dipole_gates = nn.Linear(hidden_dim, n_vectors)
+            nn.init.zeros_(self.dipole_gates.weight)
+            nn.init.zeros_(self.dipole_gates.bias)
         self._remembered: tuple[tuple[tuple[Tensor, int], ...], FarLayout] | None = None
 
     def far(self, graph: Graph, dtype: torch.dtype) -> Far:
@@ -229,8 +234,10 @@ class LongRange(nn.Module):
         read = (graph.atomic_numbers, graph.batch, graph.cell, graph.pbc, *charge)
         return tuple((tensor, version_of(tensor)) for tensor in read)
 
-    def forward(self, features: Tensor, species: Tensor, far: Far) -> FarField:
-        """Features (n_atoms, hidden_dim) and species (n_atoms,) of the structures of `far`."""
+    def forward(self, features: Tensor, vectors: Tensor, species: Tensor, far: Far) -> FarField:
+        """Final features (n_atoms, hidden_dim), the vectors v' (n_atoms, 3, n_vectors) that they were made of, and
+        species (n_atoms,) of the structures of `far`.
+        """
         first, last = (part for part in self.head if isinstance(part, nn.Linear))
         hidden = linear(features, first.weight, first.bias)
         activated = silu(hidden)
@@ -254,6 +261,9 @@ class LongRange(nn.Module):
         by_head = by_head if by_activated is None else by_head + by_activated
         by_features = silu_vjp(by_head, hidden) @ first.weight
         charges = torch.stack([charge, charge + more, shown], -1)
+        if self.dipole_gates is not None:
+            gates = linear(activated, self.dipole_gates.weight, self.dipole_gates.bias)
+            charges = torch.cat([charges, (vectors * gates.unsqueeze(1)).sum(-1)], -1)
         return FarField(energies.double(), forces, by_features, charges, virials)
 
     def _of_all(self, both: Tensor, far: Far) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:

@@ -43,12 +43,14 @@ class Network(nn.Module):
         core_start: float,
         core_end: float,
         bound: float | None = None,
+        node_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(len(elements), hidden_dim)
         sizes, last = (hidden_dim, message_dim, n_radial, n_vectors), n_layers - 1
         self.layers = nn.ModuleList(
-            VectorLayer(*sizes, first=k == 0, last=k == last, n_tensors=n_tensors, bound=bound) for k in range(n_layers)
+            VectorLayer(*sizes, first=k == 0, last=k == last, n_tensors=n_tensors, bound=bound, node_dim=node_dim)
+            for k in range(n_layers)
         )
         self.pairs = PairFunctions(
             elements,

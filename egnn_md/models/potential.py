@@ -13,7 +13,7 @@ Energies are summed in float64 whatever the precision of the network.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -69,6 +69,10 @@ class PotentialConfig:
     """Whether the charge of the structure, given or counted, adds what the atoms' surroundings do not show of it."""
     bound: float | None = None
     """Where vectors and their products saturate in the layers (`VectorLayer`); None: nowhere."""
+    node_dim: int | None = None
+    """Width of what layers compute at each atom, which costs little beside edges; None: `hidden_dim`."""
+    atomic_dipoles: bool = False
+    """Whether dipole moments have a part of each atom beside that of the charges: as GFN2-xTB's have."""
 
     def __post_init__(self) -> None:
         check_elements(self.elements)
@@ -78,8 +82,9 @@ class PotentialConfig:
             raise ValueError("cutoff (Å) must be positive, and all energies finite numbers")
         if not 0 < self.core_start < self.core_end < self.repulsion_reach < math.inf:
             raise ValueError("0 < core_start < core_end < repulsion_reach must hold, all in sums of covalent radii")
-        if self.charge_response and not self.long_range:
-            raise ValueError("charge_response needs long_range")
+        for name in ("charge_response", "atomic_dipoles"):
+            if getattr(self, name) and not self.long_range:
+                raise ValueError(f"{name} needs long_range")
         if self.bound is not None:
             check_positive(self, "bound")
         check_sizes(self)
@@ -110,7 +115,7 @@ class LocalCall(NamedTuple):
     extrapolation: Tensor
     """(n_atoms,)."""
     charges: Tensor | None = None
-    """(n_atoms, 3) e, see `FarField`."""
+    """(n_atoms, 3) e or (n_atoms, 6), see `FarField`."""
     virials: tuple[Tensor, ...] = ()
     """Of what no edge carries, (3, 3) eV for each periodic structure."""
 
@@ -140,11 +145,17 @@ class Potential(Shown, nn.Module):
             core_start=config.core_start,
             core_end=config.core_end,
             bound=config.bound,
+            node_dim=config.node_dim,
         )
         self.repulsion = NuclearRepulsion(config.elements, reach=config.repulsion_reach)
         self.long_range = None
         if config.long_range:
-            self.long_range = LongRange(config.elements, config.hidden_dim, response=config.charge_response)
+            self.long_range = LongRange(
+                config.elements,
+                config.hidden_dim,
+                response=config.charge_response,
+                n_vectors=config.n_vectors if config.atomic_dipoles else 0,
+            )
         self.familiarity = Familiarity(config.hidden_dim, len(config.elements))
         self.valences = Valences(config.elements)
         self.expected_error = ExpectedError()
@@ -157,6 +168,11 @@ class Potential(Shown, nn.Module):
         self.compiled = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        if assign:  # other tensors than those that compiled code reads
+            self.compiled = None
+        return super().load_state_dict(state_dict, strict, assign)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -263,7 +279,9 @@ class Potential(Shown, nn.Module):
 
     def _force_call(self, system: System, far: Far | None) -> ForceCall:
         learned, features, tape = self.network.evaluate(system)
-        field = None if self.long_range is None or far is None else self.long_range(features, system.species, far)
+        field = None
+        if self.long_range is not None and far is not None:
+            field = self.long_range(features, tape.layers[-1].vectors, system.species, far)
         repulsion = self.repulsion(system)
         energies = learned + repulsion.energies + self.reference(system).energies
         if field is not None:
@@ -327,15 +345,21 @@ def stress_from_edges(
 
 
 def of_charges(charges: Tensor, graph: Graph) -> dict[str, Tensor]:
-    """What a `Prediction` says of them: charges (n_atoms, 3) as in `FarField`."""
-    sources, reported, shown = charges.double().unbind(1)
-    dipole = segment_sum(sources[:, None] * graph.positions.double(), graph.batch, graph.n_graphs)
+    """What a `Prediction` says of them: charges as in `FarField`."""
+    sources, reported, shown = charges[:, :3].double().unbind(1)
+    dipole = dipole_moments(charges, graph.positions, graph.batch, graph.n_graphs)
     return {
         "charges": reported,
         "charge": segment_sum(sources, graph.batch, graph.n_graphs),
         "shown_charge": segment_sum(shown, graph.batch, graph.n_graphs),
         "dipole": torch.where(graph.pbc.any(-1, keepdim=True), torch.nan, dipole),
     }
+
+
+def dipole_moments(charges: Tensor, positions: Tensor, batch: Tensor, n_graphs: int) -> Tensor:
+    """Dipole moments (n_graphs, 3) e·Å about the origin: those of charges, and atoms' own, as in `FarField`."""
+    moments = charges[:, :1].double() * positions.double()
+    return segment_sum(moments if charges.shape[1] == 3 else moments + charges[:, 3:].double(), batch, n_graphs)
 
 
 def stress_from_virials(virials: Sequence[Tensor], far: Far, cell: Tensor, pbc: Tensor) -> Tensor:

@@ -215,7 +215,8 @@ class VectorLayer(nn.Module):
     Parameters
     ----------
     hidden_dim: width of h. message_dim: width of m. n_radial: size of b(d). n_vectors: vector channels.
-    n_tensors: channels of rank 2; 0 does without. n_dim: of space, for layers with tensors.
+    n_tensors: channels of rank 2; 0 does without. n_dim: of space, for layers with tensors. node_dim: width of n_i;
+        None: hidden_dim.
     first: the layer that starts the vectors: it reads none. last: the layer whose vectors nobody reads.
     bound: lengths of vectors and their inner products saturate there. They feed on each other, layer after layer, and
         run away where no training molecule has been; so, since h enters normalised, all that a layer adds is bounded.
@@ -233,20 +234,22 @@ class VectorLayer(nn.Module):
         bound: float | None = None,
         n_tensors: int = 0,
         n_dim: int = 3,
+        node_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.n_vectors, self.n_tensors, self.first, self.last, self.bound = n_vectors, n_tensors, first, last, bound
         self.source = _linear(hidden_dim, message_dim)
         self.target = _linear(hidden_dim, message_dim, bias=False)
         self.radial = _linear(n_radial, message_dim, bias=False)
-        self.node_in = _linear(hidden_dim + message_dim + n_vectors + 2 * n_tensors, hidden_dim)
-        self.node_out = _linear(hidden_dim, hidden_dim, gain=0.5)
+        node_dim = hidden_dim if node_dim is None else node_dim
+        self.node_in = _linear(hidden_dim + message_dim + n_vectors + 2 * n_tensors, node_dim)
+        self.node_out = _linear(node_dim, hidden_dim, gain=0.5)
         self.gate_sizes = [n_vectors] * (1 if first else 2) + ([n_tensors] if n_tensors else [])
         self.gate = _linear(message_dim, sum(self.gate_sizes), bias=False)
         self.read_left = _linear(n_vectors, n_vectors, bias=False)
         self.read_right = _linear(n_vectors, n_vectors, bias=False)
         if not last:
-            self.vector_scale = _linear(hidden_dim, n_vectors, gain=0.1)
+            self.vector_scale = _linear(node_dim, n_vectors, gain=0.1)
         if not first:
             self.geometry = _linear(3 * n_vectors, message_dim, bias=False, gain=0.3)
         if n_tensors:
@@ -256,7 +259,7 @@ class VectorLayer(nn.Module):
             self.tensor_axes = _linear(n_vectors, n_tensors, bias=False)
             self.tensor_forms = _linear(n_tensors, n_tensors, bias=False)
             if not last:
-                self.tensor_scale = _linear(hidden_dim, n_tensors, gain=0.1)
+                self.tensor_scale = _linear(node_dim, n_tensors, gain=0.1)
 
     def weights(self) -> Weights:
         """All weights as they are now."""

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ from egnn_md.training.potential_loss import PotentialLoss
 from egnn_md.training.task import LearningCurve
 
 STATISTICS_FRAMES = 8000
+MAY_CHANGE: Final = frozenset(
+    "repulsion_reach core_start core_end bound long_range charge_response atomic_dipoles node_dim".split()
+)
+"""Keys of [model] that count with init_from."""
 SAME_ZERO = 1.0
 """eV per atom: labels whose zero differs by more are another method's."""
 FloatArray = NDArray[np.float64]
@@ -243,8 +247,10 @@ def build_model(config: PotentialRun, frames: Frames) -> Potential:
     start = load(config.init_from, dtype=dtype)
     if not isinstance(start, Potential):
         raise ConfigError(f"init_from {config.init_from!r} is a {type(start).__name__}, no potential")
-    may_change = {"repulsion_reach", "core_start", "core_end", "bound", "long_range", "charge_response"}
-    changed = config.model.model_dump(include=config.model.model_fields_set & may_change)
+    changed = config.model.model_dump(include=config.model.model_fields_set & MAY_CHANGE)
+    width, wanted = start.config.node_dim or start.config.hidden_dim, changed.get("node_dim")
+    if wanted is not None and wanted < width:
+        raise ConfigError(f"model.node_dim = {wanted} is less than the {width} of the model that init_from names")
     known = tuple(sorted({*elements, *start.config.elements}))
     references = _references_of_labels(start, frames, config.data.reference_energies, known)
     model = Potential(replace(start.config, elements=known, reference_energies=references, **changed)).to(dtype)
@@ -253,16 +259,23 @@ def build_model(config: PotentialRun, frames: Frames) -> Potential:
 
 
 def _take_over(model: Potential, start: Potential) -> None:
-    """The weights of `start`, by name; rows of elements that it does not know begin as the mean of those it knows."""
+    """The weights of `start`, by name; rows of elements that it does not know begin as the mean of those it knows. A
+    layer made wider reads what is new at random, and nothing reads that yet: the function is that of `start`.
+    """
     rows = torch.tensor([z in start.config.elements for z in model.config.elements])
     state = model.state_dict()
     for name, value in start.state_dict().items():
-        if value.shape == state[name].shape:
-            state[name] = value
-        else:
-            grown = value.mean(0, keepdim=True).expand_as(state[name]).clone()
+        grown = state[name]
+        if ".layers." in name and value.shape != grown.shape:
+            if "node_in" not in name:
+                grown = torch.zeros_like(grown)
+            grown[tuple(slice(size) for size in value.shape)] = value
+        elif value.shape != grown.shape:
+            grown = value.mean(0, keepdim=True).expand_as(grown).clone()
             grown[rows] = value
-            state[name] = grown
+        else:
+            grown = value
+        state[name] = grown
     model.load_state_dict(state)
 
 

@@ -62,10 +62,15 @@ class PotentialModelConfig(Section):
     core_start: float = Field(0.5, gt=0)
     core_end: float = Field(0.7, gt=0)
     """Sums of covalent radii; see `PotentialConfig`."""
+    atomic_dipoles: bool = False
+    """Dipole moments have a part of each atom beside that of the charges, which alone do not give them. Needs
+    long_range; with init_from it may be new."""
+    node_dim: Width | None = None
+    """Width of what layers compute at each atom; hidden_dim where it is not given. With init_from it may be larger."""
     bound: float | None = Field(None, gt=0)
     """Where vectors and their products saturate in the layers, some tens: else they run away in contacts closer than
-    any of the data. With init_from this and the three before, which have no weights, long_range and charge_response are
-    the only keys of [model] that count."""
+    any of the data. With init_from this, repulsion_reach, core_start and core_end, which have no weights, and those
+    that may be new are the only keys of [model] that count."""
 
 
 class PotentialTrainingConfig(TrainingConfig):

@@ -13,6 +13,7 @@ from egnn_md.models.long_range import Far
 from egnn_md.models.potential import (
     ForceCall,
     Potential,
+    dipole_moments,
     forces_from_edges,
     stress_from_edges,
     stress_from_virials,
@@ -127,13 +128,13 @@ class PotentialLoss:
 def _electric_terms(
     charges: Tensor, electric: tuple[Tensor, Tensor, Tensor, Tensor], batch: Tensor, share: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """See `LossTerms`: of charges (n_atoms, 3) as in `FarField`, beside positions, total charges, charges, dipoles."""
+    """See `LossTerms`: of charges as in `FarField`, beside positions, total charges, charges, dipoles."""
     positions, total_label, label, dipole_label = electric
     n_graphs = total_label.shape[0]
-    sources, reported, shown = charges.double().unbind(-1)
+    sources, reported, shown = charges[:, :3].double().unbind(-1)
     total = segment_sum(shown, batch, n_graphs) - total_label
     apart = _known(reported - label, label).abs() + 0.1 * _known(sources - label, label).abs()
-    dipole = segment_sum(sources.unsqueeze(-1) * positions, batch, n_graphs) - dipole_label
+    dipole = dipole_moments(charges, positions, batch, n_graphs) - dipole_label
     lengths = (_known(dipole, dipole_label).square().sum(-1) + 1e-8).sqrt()
     return apart.sum() * share[1] + total.abs().sum() * share[0], lengths.sum() * share[0]
 

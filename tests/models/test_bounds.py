@@ -10,7 +10,7 @@ import pytest
 
 from egnn_md.checkpoint import KINDS
 from egnn_md.chemistry.targets import NAMES
-from egnn_md.models.bounds import LARGEST, OPTIONAL
+from egnn_md.models.bounds import DERIVED, LARGEST, OPTIONAL
 from egnn_md.models.property_networks import READOUTS
 
 VALID: dict[str, dict[str, Any]] = {
@@ -44,6 +44,6 @@ def test_all_kinds_are_looked_at() -> None:
 def test_sizes_are_whole_numbers_within_bounds(kind: str, name: str, size: Any) -> None:
     if name in OPTIONAL and size == 0 and type(size) is int:
         return
-    assert type(getattr(configuration(kind)(**VALID[kind]), name)) is int
+    assert type(getattr(configuration(kind)(**VALID[kind]), name)) is (type(None) if name in DERIVED else int)
     with pytest.raises(ValueError, match=f"{name} must be a whole number from [01] to"):
         configuration(kind)(**VALID[kind], **{name: size})

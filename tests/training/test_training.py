@@ -18,7 +18,7 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
-from egnn_md.checkpoint import load, read_header
+from egnn_md.checkpoint import load, read_header, save
 from egnn_md.data.frames import DataError, Frames, concatenate
 from egnn_md.data.split import side_of_group
 from egnn_md.evaluation.evaluate import Request
@@ -269,6 +269,31 @@ def test_fine_tuning_may_change_what_has_no_weights(checkpoint_file: Path) -> No
     (plain, other), start = (model.config for model in built), load(checkpoint_file).config
     assert (plain.bound, plain.core_start) == (None, start.core_start)
     assert (other.bound, other.core_start, other.hidden_dim) == (20.0, 0.55, start.hidden_dim)
+
+
+@pytest.mark.filterwarnings("ignore::egnn_md.predict.ExtrapolationWarning")
+def test_fine_tuning_may_widen_what_is_computed_at_atoms(
+    random_potential: Callable[..., Potential], tmp_path: Path
+) -> None:
+    """The function is the same at the start, and what is new can be learned."""
+    start = random_potential(long_range=True, n_tensors=2).double()
+    save(start, tmp_path / "start.safetensors")
+    words = {"name": "x", "init_from": str(tmp_path / "start.safetensors"), "data": {"files": ["x"]}}
+    words |= {"training": {"max_steps": 1, "dtype": "float64"}, "model": {"node_dim": 50, "atomic_dipoles": True}}
+    atoms = molecule("CH3CH2OH")
+    structures = [atoms, *(molecule(name) for name in ("CH4", "H2O", "NH3", "CF4"))]
+    wide = build_model(PotentialRun.model_validate(words), frames_of(structures, np.zeros(5)))
+    assert wide.config.node_dim == 50
+    shape = (atoms.positions, atoms.numbers.astype(np.int64))
+    before, after = Predictor(start)(*shape), Predictor(wide)(*shape)
+    assert after.forces == pytest.approx(before.forces, abs=1e-10)
+    assert after.dipole == pytest.approx(before.dipole, abs=1e-10)
+    layer = wide.network.layers[0]
+    assert bool((layer.node_in.weight[-1] != 0).any())
+    assert bool((layer.node_out.weight[:, -1] == 0).all())
+    words["model"] = {"node_dim": start.config.hidden_dim - 1}
+    with pytest.raises(ConfigError, match=r"node_dim = .* is less than the .* of the model"):
+        build_model(PotentialRun.model_validate(words), frames_of(structures, np.zeros(5)))
 
 
 def test_fine_tuning_takes_the_zero_of_energy_from_what_the_model_says(
