@@ -55,10 +55,7 @@ class CompiledCall:
     """
 
     def __init__(self, model: Potential, path: Path) -> None:
-        weights = _weights(model)
-        self._package, self._weights = Package(path, weights), weights
-        self._watched = [weight for weight in weights.values() if not weight.is_inference()]  # those have no version
-        self._versions = self._current()
+        self._package = Package(path, _weights(model))
         self._eager, self._dtype = model.local_call, model.dtype
 
     def __call__(self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None) -> LocalCall:
@@ -66,9 +63,6 @@ class CompiledCall:
         inputs = _inputs(vectors, species, edge_index, far)
         if inputs is None or not self._fits(inputs):
             return self._eager(vectors, species, edge_index, far)
-        if self._versions != self._current():
-            self._package.take(self._weights)
-            self._versions = self._current()
         energies, gradient, forces, extrapolation, *charges = self._package(*inputs)
         return LocalCall(energies, gradient, forces, extrapolation, charges[0] if charges else None)
 
@@ -81,10 +75,6 @@ class CompiledCall:
                 if not 2 <= value.shape[dim] <= _LIMITS.get(name, math.inf):
                     return False
         return True
-
-    def _current(self) -> list[int]:
-        """Grow whenever a weight is written to."""
-        return [weight._version for weight in self._watched]
 
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
         return _nothing, ()

@@ -80,9 +80,8 @@ def check_compiler() -> None:
 
 
 class Package:
-    """A package with the weights of one model: `package(*inputs)` gives what `function(weights, *inputs)` would.
-
-    It belongs to `weights` as they are now; `take` gives it others. Raises CompilationError if it cannot be loaded.
+    """A package with the weights of one model: `package(*inputs)` gives what `function(weights, *inputs)` would, with
+    what is written to them since, in whatever way. Raises CompilationError if it cannot be loaded.
     """
 
     def __init__(self, path: Path, weights: Weights) -> None:
@@ -90,15 +89,31 @@ class Package:
             self._run = _load(path)
         except RuntimeError as error:
             raise CompilationError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
-        self.take(weights)
+        self._weights = weights
+        self._join()
 
-    def take(self, weights: Weights) -> None:
-        """From now on, with these weights."""
-        self._weights = pack(weights)
+    @torch.no_grad()
+    def _join(self) -> None:
+        """Make the weights parts of the tensors that the code reads."""
+        with torch.inference_mode(False):
+            self._joined = pack(self._weights)
+        for names, joined in zip(_by_dtype(self._weights), self._joined, strict=True):
+            weights = [self._weights[name] for name in names]
+            parts = joined.split_with_sizes([weight.numel() for weight in weights])
+            for weight, part in zip(weights, parts, strict=True):
+                with torch.inference_mode(weight.is_inference()):  # else torch lets nobody write to it
+                    view = part.view(weight.shape)
+                    weight.set_(view.untyped_storage(), view.storage_offset(), view.shape, view.stride())
+        self._places = self._places_now()
+
+    def _places_now(self) -> list[int]:
+        return [weight.data_ptr() for weight in self._weights.values()]
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """The code assumes precisions, devices and dense rows; dtypes are the caller's to keep."""
-        return self._run([*self._weights, *(value.contiguous() for value in inputs)])
+        if self._places != self._places_now():  # some weight was given other memory
+            self._join()
+        return self._run([*self._joined, *(value.contiguous() for value in inputs)])
 
 
 def pack(weights: Weights) -> list[Tensor]:

@@ -75,15 +75,60 @@ def test_one_package_serves_every_model_of_the_shape(model: Potential, random_po
         assert not forces.use_compiled(potential, "auto")
 
 
-def test_the_weights_are_those_of_now(model: Potential) -> None:
-    inputs = forces.example(model, 8)
-    assert model.compiled is not None
-    before = model.compiled(*inputs).energies
+def in_place(model: Potential) -> None:
     with torch.no_grad():
         next(model.network.parameters()).mul_(1.1)
-    after = model.compiled(*inputs).energies
-    assert (after - before).abs().max() > 1e-3
-    torch.testing.assert_close(after, model.local_call(*inputs).energies, rtol=1e-10, atol=1e-10)
+
+
+def through_data(model: Potential) -> None:
+    """Which no version tells."""
+    next(model.network.parameters()).data.mul_(1.1)
+
+
+def other_memory(model: Potential) -> None:
+    weight = next(model.network.parameters())
+    weight.data = 1.1 * weight.data
+
+
+def from_a_state(model: Potential) -> None:
+    model.load_state_dict({name: 1.1 * value for name, value in model.state_dict().items()})
+
+
+@pytest.mark.parametrize("change", [in_place, through_data, other_memory, from_a_state])
+@pytest.mark.parametrize("inference", [False, True])
+def test_the_weights_are_those_of_now(
+    model: Potential, change: Callable[[Potential], None], inference: bool, tmp_path: Path
+) -> None:
+    inputs = forces.example(model, 8)
+    assert model.compiled is not None
+    with torch.inference_mode(inference):
+        before = model.compiled(*inputs).energies
+        model.compiled(*inputs)
+    change(model)
+    with torch.inference_mode(inference):
+        after = model.compiled(*inputs).energies
+        assert (after - before).abs().max() > 1e-3
+        torch.testing.assert_close(after, model.local_call(*inputs).energies, rtol=1e-10, atol=1e-10)
+    assert not any(weight.is_inference() for weight in model.parameters())
+    save(model, tmp_path / "model.safetensors")
+    torch.testing.assert_close(load(tmp_path / "model.safetensors").state_dict(), model.state_dict(), equal_nan=True)
+
+
+def test_other_tensors_take_it_away(model: Potential) -> None:
+    model.load_state_dict(model.state_dict(), assign=True)
+    assert model.compiled is None
+
+
+def test_a_compiled_model_can_be_trained(model: Potential) -> None:
+    inputs = forces.example(model, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    for _ in range(2):
+        assert model.compiled is not None
+        with torch.no_grad():
+            torch.testing.assert_close(model.compiled(*inputs).energies, model.local_call(*inputs).energies)
+        optimizer.zero_grad()
+        model.requires_grad_(True).local_call(*inputs).energies.sum().backward()
+        optimizer.step()
 
 
 def test_another_precision_is_not_forced_through_the_package(model: Potential) -> None:
