@@ -146,16 +146,27 @@ def test_reports_of_particles_and_of_many_structures(left: dict[str, str], tmp_p
 def test_a_run_tells_temperatures_of_motions_and_a_spectrum_where_frames_are_dense(
     call: Call, checkpoint_file: Path
 ) -> None:
-    words = ("md", "CH4", "--model", checkpoint_file, "--timestep", 0.1, "--temperature", 50, "--seed", 1, "-o", "run")
+    shared = ("--model", checkpoint_file, "--timestep", 0.1, "--temperature", 50, "--seed", 1, "-o", "run")
     for steps, interval, kind, dense in ((300, 1, "extxyz", True), (300, 1, "xtc", False), (60, 50, "traj", False)):
         named = ("--interval", interval, "--format", kind, "--overwrite")
-        code, _, err = call(*words, "--steps", steps, *named)
+        code, _, err = call("md", "CH4", *shared, "--steps", steps, *named)
         assert code == 0, err
         page = Path("run/report.html").read_text()
+        assert "Bonds that turn" not in page
         assert ("Spectrum of the velocities" in page) == ("Velocity autocorrelation" in page) == dense
         assert ("A spectrum of vibrations needs" in page) != dense
         assert ("Temperatures of motions and elements" in page) == dense
     assert "these are 5 fs apart, in traj" in page
+
+
+def test_a_run_tells_how_often_bonds_turn(call: Call) -> None:
+    words = ("rollout", "ethanol-flow", "CH3CH2OH", "--seed", 1, "--interval", 1, "-o", "run", "--overwrite")
+    for steps, kind, told in ((300, "xtc", True), (300, "extxyz", True), (60, "xtc", False)):
+        code, _, err = call(*words, "--steps", steps, "--format", kind)
+        assert code == 0, err
+        page = Path("run/report.html").read_text()
+        assert ("Bonds that turn" in page) == told
+        assert ("C1-C2-O3-H4" in page) == told
 
 
 def test_page_is_one_file_that_asks_for_nothing() -> None:

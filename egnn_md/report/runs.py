@@ -17,6 +17,7 @@ from egnn_md.dynamics.bond_changes import bond_changes, listed
 from egnn_md.dynamics.motion import autocorrelation, by_element, by_motion, spectrum
 from egnn_md.dynamics.observers import read_log
 from egnn_md.dynamics.summary import mean_and_error
+from egnn_md.dynamics.torsions import turnings
 from egnn_md.report.charts import histogram, lines
 from egnn_md.report.page import Page, Table
 from egnn_md.report.scene import Scene, atom_signals, thinned
@@ -33,6 +34,8 @@ FASTEST: Final = 4.0
 SPECTRUM_FRAMES: Final = 4096
 """The last ones."""
 LEAST_FRAMES: Final = 250
+LARGEST_WITH_TORSIONS: Final = 200
+"""Atoms."""
 
 
 def run_page(folder: str | Path) -> Page:
@@ -53,7 +56,12 @@ def run_page(folder: str | Path) -> Page:
         bad=_worries(summary),
         scene=scene,
         charts=_charts(log, summary, float(frames[0].get_masses().sum()) if frames else np.nan) + vibrations,
-        tables=[bond_table(frames), *_temperatures(frames, settings), _settings_table(summary)],
+        tables=[
+            bond_table(frames),
+            *_temperatures(frames, settings),
+            *_torsions(folder, summary),
+            _settings_table(summary),
+        ],
         notes=[
             f"Beside this page: log.csv, summary.json, trajectory.{settings['format']}, last.extxyz (to go on from).",
             *lacking,
@@ -165,6 +173,13 @@ def _frames(folder: Path, kind: str, n_rows: int, n_atoms: int) -> tuple[list[At
 
 
 def _through_mdtraj(folder: Path, kind: str, chosen: list[int]) -> tuple[list[Atoms], list[int]]:
+    stride = max(1, (chosen[1] - chosen[0]) if len(chosen) > 1 else 1)
+    frames = _read_through_mdtraj(folder, kind, stride)
+    return frames, [stride * k for k in range(len(frames))]
+
+
+def _read_through_mdtraj(folder: Path, kind: str, stride: int) -> list[Atoms]:
+    """Every stride-th frame of a format without elements and velocities."""
     import mdtraj
     from ase import Atoms
     from ase.io import read
@@ -172,14 +187,13 @@ def _through_mdtraj(folder: Path, kind: str, chosen: list[int]) -> tuple[list[At
     path = folder / f"trajectory.{kind}"
     top = None if kind == "h5" else str(folder / "topology.pdb")
     start: Any = read(folder / "last.extxyz")
-    stride = max(1, (chosen[1] - chosen[0]) if len(chosen) > 1 else 1)
     with _silent_c():
         loaded = mdtraj.load(str(path), stride=stride, **({} if top is None else {"top": top}))
     frames = []
     for k in range(len(loaded)):
         cell = None if loaded.unitcell_vectors is None else 10.0 * loaded.unitcell_vectors[k]
         frames.append(Atoms(start.numbers, 10.0 * loaded.xyz[k], cell=cell, pbc=start.pbc))
-    return frames, [stride * k for k in range(len(loaded))]
+    return frames
 
 
 @contextmanager
@@ -231,6 +245,38 @@ def _temperatures(frames: list[Atoms], settings: dict[str, Any]) -> list[Table]:
     return [Table("Temperatures of motions and elements", ["of", "mean"], rows)]
 
 
+def _torsions(folder: Path, summary: dict[str, Any]) -> list[Table]:
+    """How often bonds of an isolated molecule turn, and how many independent conformations a second of computing makes:
+    from the last frames.
+    """
+    settings = summary["settings"]
+    if summary["n_atoms"] > LARGEST_WITH_TORSIONS:
+        return []
+    frames = _last_frames(folder, settings["format"])
+    if len(frames) < LEAST_FRAMES or frames[0].pbc.any():
+        return []
+    interval = 1e-3 * settings["interval"] * settings["timestep"]  # ps
+    picoseconds = interval * len(frames)
+    seconds = 86.4 * picoseconds / summary["ns_per_day"] if summary["ns_per_day"] else np.nan
+    rows: list[list[Any]] = []
+    for bond in turnings(frames[0].numbers, np.stack([atoms.positions for atoms in frames])):
+        memory, independent = interval * bond.memory, picoseconds / (2.0 * interval * bond.memory * seconds)
+        known = [f"{memory:.2g}", f"{independent:.2g}"] if bond.crossings else ["", ""]
+        rows.append([bond.name, bond.crossings, f"{1e3 * bond.crossings / picoseconds:.3g}", *known])
+    heads = ["dihedral", "crossings", "a nanosecond", "correlation time / ps", "independent a second"]
+    return [Table(f"Bonds that turn, in the last {picoseconds:.3g} ps", heads, rows)] if rows else []
+
+
+def _last_frames(folder: Path, kind: str) -> list[Atoms]:
+    """The last `SPECTRUM_FRAMES`."""
+    if kind not in WITH_MOMENTA:
+        return _read_through_mdtraj(folder, kind, 1)[-SPECTRUM_FRAMES:]
+    from ase.io import read
+
+    frames: Any = read(folder / f"trajectory.{kind}", index=f"-{SPECTRUM_FRAMES}:")
+    return list(frames)
+
+
 def _vibrations(folder: Path, settings: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Charts of the spectrum of velocities and of their autocorrelation; or a note of what they lack."""
     kind, interval = settings["format"], settings["interval"] * settings["timestep"]
@@ -239,9 +285,7 @@ def _vibrations(folder: Path, settings: dict[str, Any]) -> tuple[list[str], list
             f"frames at most {FASTEST:g} fs apart (--interval) in a format with momenta ({', '.join(WITH_MOMENTA)})"
         )
         return [], [f"A spectrum of vibrations needs {needed}: these are {interval:g} fs apart, in {kind}."]
-    from ase.io import read
-
-    frames: Any = read(folder / f"trajectory.{kind}", index=f"-{SPECTRUM_FRAMES}:")
+    frames = _last_frames(folder, kind)
     if len(frames) < LEAST_FRAMES or not all(atoms.has("momenta") for atoms in frames):
         return [], [f"A spectrum of vibrations needs {LEAST_FRAMES} frames."]
     masses, velocities = frames[0].get_masses(), np.stack([atoms.get_velocities() for atoms in frames])
