@@ -58,6 +58,7 @@ SCRIPTS = (
     "server",
     "soft_edges",
     "speed",
+    "torsions",
     "vibrations",
 )
 WITHOUT_MODEL = (
@@ -270,6 +271,23 @@ def test_relax_and_vibrations_beside_gfn2(benchmark: Callable[[str], ModuleType]
     benzene.calc = common.gfn2()
     highest = benchmark("vibrations").frequencies(benzene, 0.005)[-1]
     assert 2900.0 < highest < 3250.0  # C-H stretching
+
+
+def test_torsions(benchmark: Callable[[str], ModuleType], model_file: str, tmp_path: Path) -> None:
+    pytest.importorskip("tblite")
+    pytest.importorskip("rdkit")
+    torsions = benchmark("torsions")
+    for smiles in torsions.BONDS.values():
+        atoms, dihedral = torsions.turned(smiles, 70.0)
+        assert atoms.get_dihedral(*dihedral) == pytest.approx(70.0, abs=0.01)
+    picture = tmp_path / "torsions.png"
+    shared = ["--model", model_file, "--step", "90", "--max-steps", "40", "--bonds", "peroxide O-O", "-o", str(picture)]
+    found = torsions.main(shared)
+    assert set(found["bonds"]) == {"hydrogen peroxide O-O", "dimethyl peroxide O-O"}
+    assert 5.0 < found["bonds"]["hydrogen peroxide O-O"][1] < 12.0  # GFN2-xTB's
+    assert picture.stat().st_size > 0
+    with pytest.raises(SystemExit):
+        torsions.main([*shared, "--bonds", "no such bond"])
 
 
 def test_liquids_are_liquids(benchmark: Callable[[str], ModuleType]) -> None:
