@@ -5,7 +5,8 @@ usage: python recipes/with_ions.py train.npz xtb_frames.npz whole.npz
 Of xtb_frames.npz those frames that train.npz has labelled again, with charges, are left out, and so are the molecules
 that are for testing: gdb % 20 == 0 or 7, and five that are among the unseen molecules of test.npz. Groups are SMILES,
 or the gdb number of xtb_frames' molecules. Lone ions, of which there is one frame each, stand fifty times: all binding
-of ions is relative to them.
+of ions is relative to them. Rare kinds and drug-like molecules stand two or three times (`COPIES`), beside the many
+frames of small neutral molecules.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ TESTED = (8, 659, 1246, 28435, 122878)
 PER_ATOM = {"atomic_numbers": (), "positions": (3,), "forces": (3,), "charges": ()}
 PER_FRAME = {"n_atoms": (), "charge": (), "energy": (), "dipole": (3,), "tag": (), "group": ()}
 LONE_IONS = 50
+COPIES = {"thermal": 3, "state": 3, "torsion": 3, "peptide": 3, "droplet": 3, "metal": 3}
+COPIES |= {"interaction": 2, "bound": 2, "distorted": 2}
+"""Of each frame, by its tag; the others stand once."""
 MISSING = {"charge": 0.0, "charges": np.nan, "dipole": np.nan}
 
 
@@ -33,7 +37,9 @@ def main(labelled: Path, frames: Path, target: Path) -> None:
     second = _select(second, ~np.isin(gdb % 20, (0, 7)) & ~np.isin(gdb, TESTED) & ~seen)
     first = _select(first, ~np.isin(first["group"], [str(number) for number in TESTED]))
     lone = _select(first, (first["tag"] == "ion") & np.isin(np.arange(len(first["tag"])), _firsts(first)))
-    parts = (first, second, *[lone] * (LONE_IONS - 1))
+    copies = np.array([COPIES.get(tag, 1) for tag in first["tag"]])
+    more = (_select(first, copies > k) for k in range(1, max(COPIES.values())))
+    parts = (first, *more, second, *[lone] * (LONE_IONS - 1))
     columns = {name: np.concatenate([_column(part, name) for part in parts]) for name in PER_ATOM | PER_FRAME}
     with target.with_suffix(".partial").open("wb") as file:
         np.savez(file, **columns)

@@ -76,6 +76,10 @@ class CompiledCall:
                     return False
         return True
 
+    def part(self) -> None:
+        """See `Package.part`: asked for before the model is copied."""
+        self._package.part()
+
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
         return _nothing, ()
 

@@ -101,10 +101,14 @@ class Package:
             weights = [self._weights[name] for name in names]
             parts = joined.split_with_sizes([weight.numel() for weight in weights])
             for weight, part in zip(weights, parts, strict=True):
-                with torch.inference_mode(weight.is_inference()):  # else torch lets nobody write to it
-                    view = part.view(weight.shape)
-                    weight.set_(view.untyped_storage(), view.storage_offset(), view.shape, view.stride())
+                _lay(weight, part.view(weight.shape))
         self._places = self._places_now()
+
+    @torch.no_grad()
+    def part(self) -> None:
+        """Give each weight memory of its own, until the next call: a copy of one is not to be a copy of them all."""
+        for weight in self._weights.values():
+            _lay(weight, weight.detach().clone())
 
     def _places_now(self) -> list[int]:
         return [weight.data_ptr() for weight in self._weights.values()]
@@ -114,6 +118,12 @@ class Package:
         if self._places != self._places_now():  # some weight was given other memory
             self._join()
         return self._run([*self._joined, *(value.contiguous() for value in inputs)])
+
+
+def _lay(weight: Tensor, values: Tensor) -> None:
+    """Let a weight lie where these values are."""
+    with torch.inference_mode(weight.is_inference()):  # else torch lets nobody write to it
+        weight.set_(values.untyped_storage(), values.storage_offset(), values.shape, values.stride())
 
 
 def pack(weights: Weights) -> list[Tensor]:

@@ -169,6 +169,11 @@ class Potential(Shown, nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self.compiled is not None and hasattr(self.compiled, "part"):
+            self.compiled.part()
+        return self.__dict__
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         if assign:  # other tensors than those that compiled code reads
             self.compiled = None

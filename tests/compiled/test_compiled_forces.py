@@ -150,8 +150,16 @@ def test_models_made_in_inference_mode(packages: Path, random_potential: Make) -
 
 
 def test_copies_start_without(model: Potential) -> None:
-    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+    inputs = forces.example(model, 8)
+    assert model.compiled is not None
+    expected = model.compiled(*inputs).forces
+    pickled = pickle.dumps(model)
+    assert len(pickled) < 3 * sum(value.nbytes for value in model.state_dict().values()) + 50_000
+    for copied in (copy.deepcopy(model), pickle.loads(pickled)):
         assert copied.compiled is None
+        torch.testing.assert_close(copied.local_call(*inputs).forces, expected)
+    through_data(model)
+    assert not torch.equal(model.compiled(*inputs).forces, expected)
 
 
 def test_through_the_predictor(packages: Path, random_potential: Make) -> None:
