@@ -91,27 +91,30 @@ def turned(smiles: str, angle: float) -> tuple[Atoms, tuple[int, ...]]:
     return atoms, dihedral
 
 
-def relaxed(atoms: Atoms, dihedral: tuple[int, ...], engine: Any, fmax: float, max_steps: int) -> Atoms:
-    """A copy, relaxed but for its dihedral."""
+def relaxed(atoms: Atoms, dihedral: tuple[int, ...], engine: Any, fmax: float, max_steps: int) -> tuple[Atoms, bool]:
+    """A copy, relaxed but for its dihedral, and whether it converged."""
     from ase.constraints import FixInternals
     from ase.optimize import BFGS
 
     found = atoms.copy()
     found.calc = engine
     found.set_constraint(FixInternals(dihedrals_deg=[[found.get_dihedral(*dihedral), list(dihedral)]], epsilon=1e-6))
-    BFGS(found, logfile=None).run(fmax=fmax, steps=max_steps)
-    return found
+    converged = bool(BFGS(found, logfile=None).run(fmax=fmax, steps=max_steps))
+    return found, converged
 
 
-def scan(smiles: str, angles: FloatArray, engines: Sequence[Any], fmax: float, max_steps: int) -> FloatArray:
-    """Energies (kcal/mol, each engine's lowest is 0) of each engine at each angle."""
-    energies = np.full((len(engines), len(angles)), np.nan)
+def scan(
+    smiles: str, angles: FloatArray, engines: Sequence[Any], fmax: float, max_steps: int
+) -> tuple[FloatArray, int]:
+    """Energies (kcal/mol, each engine's lowest is 0) of each engine at each angle, and how many did not converge."""
+    energies, unconverged = np.full((len(engines), len(angles)), np.nan), 0
     for column, angle in enumerate(angles):
         atoms, dihedral = turned(smiles, float(angle))
         for row, engine in enumerate(engines):
-            found = relaxed(atoms, dihedral, engine, fmax, max_steps)
+            found, converged = relaxed(atoms, dihedral, engine, fmax, max_steps)
             energies[row, column] = KCAL_PER_EV * found.get_potential_energy()
-    return np.asarray(energies - energies.min(1, keepdims=True))
+            unconverged += not converged
+    return np.asarray(energies - energies.min(1, keepdims=True)), unconverged
 
 
 def draw(scans: dict[str, FloatArray], angles: FloatArray, model: str, path: Path) -> None:
@@ -151,14 +154,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     wanted = [name for name in BONDS if not options.bonds or any(word in name for word in options.bonds)]
     if not wanted:
         parser.error(f"no bond has {' or '.join(options.bonds)} in its name: {', '.join(BONDS)}")
+    if not 0.0 < options.step <= 180.0:
+        parser.error("--step must be between 0 and 180 degrees")
     angles = np.arange(0.0, 180.0 + 1e-9, options.step)
     engines, scans, rows = (calculator(options.model, "float64"), gfn2(accuracy=0.5)), {}, []
     for number, name in enumerate(wanted):
         print(f"{number + 1}/{len(wanted)} {name}", flush=True)
-        scans[name] = scan(BONDS[name], angles, engines, options.fmax, options.max_steps)
+        scans[name], unconverged = scan(BONDS[name], angles, engines, options.fmax, options.max_steps)
         ours, teacher = scans[name]
-        rows.append((name, float(ours.max()), float(teacher.max()), float(np.abs(ours - teacher).mean())))
-    print_table("Relaxed scans, kcal/mol", ("bond", "highest", "GFN2-xTB's", "mean abs. difference"), rows)
+        rows.append((name, float(ours.max()), float(teacher.max()), float(np.abs(ours - teacher).mean()), unconverged))
+    print_table(
+        "Relaxed scans, kcal/mol", ("bond", "highest", "GFN2-xTB's", "mean abs. difference", "not converged"), rows
+    )
     draw(scans, angles, options.model, options.output)
     highest = float(np.mean([abs(row[1] - row[2]) for row in rows]))
     along = float(np.mean([row[3] for row in rows]))

@@ -106,7 +106,7 @@ def use_compiled(model: Potential, wanted: Compile, report: Callable[[str], None
     """
     if wanted not in (True, False, "auto"):
         raise ValueError(f"compile must be True, False or 'auto', not {wanted!r}")
-    model.compiled = None
+    model.drop_compiled()
     if wanted is False:
         return False
     try:
@@ -172,7 +172,9 @@ def compile_forces(model: Potential, report: Callable[[str], None] = lambda line
         compile_package(_function(model), _weights(model), inputs, _SIZES[: len(inputs)], path)
         seconds = time.perf_counter() - began
         report(f"compiled in {seconds:.0f} s; holding it to the eager call")
-        difference = check(model, CompiledCall(model, path))
+        compiled = CompiledCall(model, path)
+        difference = check(model, compiled)
+        compiled.part()
         about = {"seconds": seconds, "difference": difference, "tolerance": TOLERANCE[model.dtype]}
         kept = store.keep(key, path, about)
     return {**about, "package": str(kept)}

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import torch
@@ -81,7 +82,8 @@ def check_compiler() -> None:
 
 class Package:
     """A package with the weights of one model: `package(*inputs)` gives what `function(weights, *inputs)` would, with
-    what is written to them since, in whatever way. Raises CompilationError if it cannot be loaded.
+    what is written to them since, through `.data` too; other tensors put in place of these are not seen. Raises
+    CompilationError if it cannot be loaded.
     """
 
     def __init__(self, path: Path, weights: Weights) -> None:
@@ -90,40 +92,48 @@ class Package:
         except RuntimeError as error:
             raise CompilationError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
         self._weights = weights
-        self._join()
+        self._lock = Lock()
+        self._joined: list[Tensor] = []
+        self._places: list[int] = []
 
-    @torch.no_grad()
-    def _join(self) -> None:
-        """Make the weights parts of the tensors that the code reads."""
-        with torch.inference_mode(False):
-            self._joined = pack(self._weights)
-        for names, joined in zip(_by_dtype(self._weights), self._joined, strict=True):
-            weights = [self._weights[name] for name in names]
-            parts = joined.split_with_sizes([weight.numel() for weight in weights])
-            for weight, part in zip(weights, parts, strict=True):
-                _lay(weight, part.view(weight.shape))
-        self._places = self._places_now()
+    def _join(self) -> list[Tensor]:
+        """The tensors that the code reads: the weights are parts of them."""
+        with self._lock:
+            if self._places != self._places_now():  # at the first call, and where a weight was given other memory
+                with torch.inference_mode(False):
+                    self._joined = pack(self._weights)
+                for names, joined in zip(_by_dtype(self._weights), self._joined, strict=True):
+                    weights = [self._weights[name] for name in names]
+                    parts = joined.split_with_sizes([weight.numel() for weight in weights])
+                    for weight, part in zip(weights, parts, strict=True):
+                        _lay(weight, part.view(weight.shape))
+                self._places = self._places_now()
+            return self._joined
 
-    @torch.no_grad()
     def part(self) -> None:
         """Give each weight memory of its own, until the next call: a copy of one is not to be a copy of them all."""
-        for weight in self._weights.values():
-            _lay(weight, weight.detach().clone())
+        with self._lock:
+            for weight in self._weights.values():
+                _lay(weight, weight.detach().clone())
+            self._places = []
 
     def _places_now(self) -> list[int]:
         return [weight.data_ptr() for weight in self._weights.values()]
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """The code assumes precisions, devices and dense rows; dtypes are the caller's to keep."""
-        if self._places != self._places_now():  # some weight was given other memory
-            self._join()
-        return self._run([*self._joined, *(value.contiguous() for value in inputs)])
+        return self._run([*self._join(), *(value.contiguous() for value in inputs)])
 
 
 def _lay(weight: Tensor, values: Tensor) -> None:
-    """Let a weight lie where these values are."""
-    with torch.inference_mode(weight.is_inference()):  # else torch lets nobody write to it
-        weight.set_(values.untyped_storage(), values.storage_offset(), values.shape, values.stride())
+    """Let a weight lie where these values are: to autograd it is what it was."""
+    place = (values.untyped_storage(), values.storage_offset(), values.shape, values.stride())
+    if weight.is_inference():
+        with torch.inference_mode():  # else torch lets nobody write to it
+            weight.set_(*place)
+    else:
+        with torch.inference_mode(False):
+            weight.data = torch.empty(0, dtype=values.dtype).set_(*place)
 
 
 def pack(weights: Weights) -> list[Tensor]:

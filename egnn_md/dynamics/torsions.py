@@ -17,7 +17,7 @@ from egnn_md.chemistry.molecules import bonds
 FloatArray = NDArray[np.float64]
 Dihedral = tuple[int, int, int, int]
 TURNED: Final = 90.0
-"""Degrees from where it was when it was last counted: wells are 120 or 180 degrees apart, and bonds tremble by 30."""
+"""Degrees from where it has been on average since it was last counted: wells are 120 or 180 degrees apart."""
 
 
 class Turning(NamedTuple):
@@ -77,11 +77,12 @@ def dihedral_angles(positions: FloatArray, dihedral: Dihedral) -> FloatArray:
 
 
 def crossings(angles: FloatArray) -> int:
-    """How often a dihedral (n_frames,) degrees turns by more than `TURNED`."""
-    last, count = float(angles[0]), 0
-    for angle in angles.tolist():
-        if abs((angle - last + 180.0) % 360.0 - 180.0) > TURNED:
-            last, count = angle, count + 1
+    """How often a dihedral (n_frames,) degrees turns by more than `TURNED`. Quick returns count as none or two."""
+    count, place = 0, 0j
+    for here in np.exp(1j * np.radians(angles)).tolist():
+        if (here * place.conjugate()).real < np.cos(np.radians(TURNED)) * abs(place):
+            count, place = count + 1, 0j
+        place += here
     return count
 
 

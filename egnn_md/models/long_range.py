@@ -1,7 +1,8 @@
 """Charges of atoms, and what they and dispersion do at any distance.
 
 Three numbers are read from the final features of each atom: a charge q that makes the field, a strength a = √C6, and
-the charge that is reported. The energy of all pairs, whatever their distance,
+the charge that is reported (and, of models with atomic dipoles, how much each vector counts in these). The energy of
+all pairs, whatever their distance,
 
     E = ½ Σ_i≠j [ q_i q_j φ(d_ij) + a_i a_j ψ(d_ij) ]        (φ, ψ: `egnn_md.nn.far_field`)
 
@@ -99,7 +100,7 @@ class FarField(NamedTuple):
     """∂E by the features that charges and strengths were read from, (n_atoms, hidden_dim)."""
     charges: Tensor
     """(n_atoms, 3) e: those that make the field, those that are reported, and what of the first the surroundings show:
-    all of it, but for a `ChargeResponse`. Of models with atomic dipoles (n_atoms, 6): then these, e·Å."""
+    all of it, but for a `ChargeResponse`. (n_atoms, 6) of models with atomic dipoles, the last three columns, e·Å."""
     virials: tuple[Tensor, ...]
     """∂E by a strain of positions and cell together, (3, 3) eV, of each periodic structure, at constant charges."""
 

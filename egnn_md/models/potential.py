@@ -13,7 +13,7 @@ Energies are summed in float64 whatever the precision of the network.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -165,19 +165,28 @@ class Potential(Shown, nn.Module):
         """`local_call`, compiled ahead of time; a change of precision or device takes it away."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self.compiled = None
+        self.drop_compiled()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
+    def drop_compiled(self) -> None:
+        """Force calls are eager from now on."""
+        self._part()
+        self.compiled = None
+
+    def _part(self) -> None:
+        """Compiled code holds all weights in one piece of memory, of which no copy of a weight is to take all."""
         if self.compiled is not None and hasattr(self.compiled, "part"):
             self.compiled.part()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._part()
         return self.__dict__
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        if assign:  # other tensors than those that compiled code reads
-            self.compiled = None
-        return super().load_state_dict(state_dict, strict, assign)
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any) -> None:
+        if local_metadata.get("assign_to_params_buffers"):  # other tensors than those that compiled code reads
+            self.drop_compiled()
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
     @property
     def dtype(self) -> torch.dtype:

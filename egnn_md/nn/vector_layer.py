@@ -217,7 +217,7 @@ class VectorLayer(nn.Module):
     hidden_dim: width of h. message_dim: width of m. n_radial: size of b(d). n_vectors: vector channels.
     n_tensors: channels of rank 2; 0 does without. n_dim: of space, for layers with tensors. node_dim: width of n_i;
         None: hidden_dim.
-    first: the layer that starts the vectors: it reads none. last: the layer whose vectors nobody reads.
+    first: the layer that starts the vectors: it reads none. last: no layer reads its vectors.
     bound: lengths of vectors and their inner products saturate there. They feed on each other, layer after layer, and
         run away where no training molecule has been; so, since h enters normalised, all that a layer adds is bounded.
     """

@@ -17,7 +17,7 @@ from egnn_md.dynamics.bond_changes import bond_changes, listed
 from egnn_md.dynamics.motion import autocorrelation, by_element, by_motion, spectrum
 from egnn_md.dynamics.observers import read_log
 from egnn_md.dynamics.summary import mean_and_error
-from egnn_md.dynamics.torsions import turnings
+from egnn_md.dynamics.torsions import rotatable, turnings
 from egnn_md.report.charts import histogram, lines
 from egnn_md.report.page import Page, Table
 from egnn_md.report.scene import Scene, atom_signals, thinned
@@ -36,6 +36,8 @@ SPECTRUM_FRAMES: Final = 4096
 LEAST_FRAMES: Final = 250
 LARGEST_WITH_TORSIONS: Final = 200
 """Atoms."""
+LEAST_CROSSINGS: Final = 10
+"""For a correlation time."""
 
 
 def run_page(folder: str | Path) -> Page:
@@ -48,7 +50,8 @@ def run_page(folder: str | Path) -> Page:
     times = [1e-3 * float(log["time_fs"][row]) for row in rows]
     labels = [_label(log, row) for row in rows]
     scene = Scene(frames, labels, times, _signals(summary, frames))
-    vibrations, lacking = _vibrations(folder, settings)
+    last = _last_frames(folder, settings, frames)
+    vibrations, lacking = _vibrations(last, settings)
     return Page(
         title=f"{summary['formula']}: {summary['time_ps']:g} ps of {settings['ensemble']}",
         subtitle=_subtitle(summary),
@@ -59,7 +62,7 @@ def run_page(folder: str | Path) -> Page:
         tables=[
             bond_table(frames),
             *_temperatures(frames, settings),
-            *_torsions(folder, summary),
+            *(_torsions(last, summary) if frames and _may_turn(frames[0]) else []),
             _settings_table(summary),
         ],
         notes=[
@@ -178,8 +181,8 @@ def _through_mdtraj(folder: Path, kind: str, chosen: list[int]) -> tuple[list[At
     return frames, [stride * k for k in range(len(frames))]
 
 
-def _read_through_mdtraj(folder: Path, kind: str, stride: int) -> list[Atoms]:
-    """Every stride-th frame of a format without elements and velocities."""
+def _read_through_mdtraj(folder: Path, kind: str, stride: int, most: int | None = None) -> list[Atoms]:
+    """Every stride-th frame, or the last of them, of a format without elements and velocities."""
     import mdtraj
     from ase import Atoms
     from ase.io import read
@@ -190,7 +193,7 @@ def _read_through_mdtraj(folder: Path, kind: str, stride: int) -> list[Atoms]:
     with _silent_c():
         loaded = mdtraj.load(str(path), stride=stride, **({} if top is None else {"top": top}))
     frames = []
-    for k in range(len(loaded)):
+    for k in range(len(loaded))[-(most or len(loaded)) :]:
         cell = None if loaded.unitcell_vectors is None else 10.0 * loaded.unitcell_vectors[k]
         frames.append(Atoms(start.numbers, 10.0 * loaded.xyz[k], cell=cell, pbc=start.pbc))
     return frames
@@ -245,39 +248,48 @@ def _temperatures(frames: list[Atoms], settings: dict[str, Any]) -> list[Table]:
     return [Table("Temperatures of motions and elements", ["of", "mean"], rows)]
 
 
-def _torsions(folder: Path, summary: dict[str, Any]) -> list[Table]:
+def _torsions(frames: list[Atoms], summary: dict[str, Any]) -> list[Table]:
     """How often bonds of an isolated molecule turn, and how many independent conformations a second of computing makes:
     from the last frames.
     """
-    settings = summary["settings"]
-    if summary["n_atoms"] > LARGEST_WITH_TORSIONS:
+    if len(frames) < LEAST_FRAMES:
         return []
-    frames = _last_frames(folder, settings["format"])
-    if len(frames) < LEAST_FRAMES or frames[0].pbc.any():
-        return []
+    settings, speed = summary["settings"], summary["ns_per_day"]
     interval = 1e-3 * settings["interval"] * settings["timestep"]  # ps
     picoseconds = interval * len(frames)
-    seconds = 86.4 * picoseconds / summary["ns_per_day"] if summary["ns_per_day"] else np.nan
     rows: list[list[Any]] = []
     for bond in turnings(frames[0].numbers, np.stack([atoms.positions for atoms in frames])):
-        memory, independent = interval * bond.memory, picoseconds / (2.0 * interval * bond.memory * seconds)
-        known = [f"{memory:.2g}", f"{independent:.2g}"] if bond.crossings else ["", ""]
+        known = ["", ""]
+        if bond.crossings >= LEAST_CROSSINGS:
+            memory = interval * bond.memory
+            known = [f"{memory:.2g}", f"{1e3 * speed / (2.0 * memory * 86400.0):.2g}" if speed else ""]
         rows.append([bond.name, bond.crossings, f"{1e3 * bond.crossings / picoseconds:.3g}", *known])
     heads = ["dihedral", "crossings", "a nanosecond", "correlation time / ps", "independent a second"]
     return [Table(f"Bonds that turn, in the last {picoseconds:.3g} ps", heads, rows)] if rows else []
 
 
-def _last_frames(folder: Path, kind: str) -> list[Atoms]:
-    """The last `SPECTRUM_FRAMES`."""
+def _may_turn(atoms: Atoms) -> bool:
+    """Whether it is an isolated molecule with bonds that can."""
+    if len(atoms) > LARGEST_WITH_TORSIONS or atoms.pbc.any():
+        return False
+    return bool(rotatable(atoms.numbers, atoms.positions))
+
+
+def _last_frames(folder: Path, settings: dict[str, Any], first: list[Atoms]) -> list[Atoms]:
+    """The last `SPECTRUM_FRAMES`, where a spectrum or torsions can be had of them; `first`: some of all frames."""
+    kind = settings["format"]
+    dense = settings["interval"] * settings["timestep"] <= FASTEST and kind in WITH_MOMENTA
+    if not dense and not (first and _may_turn(first[0])):
+        return []
     if kind not in WITH_MOMENTA:
-        return _read_through_mdtraj(folder, kind, 1)[-SPECTRUM_FRAMES:]
+        return _read_through_mdtraj(folder, kind, 1, SPECTRUM_FRAMES)
     from ase.io import read
 
     frames: Any = read(folder / f"trajectory.{kind}", index=f"-{SPECTRUM_FRAMES}:")
     return list(frames)
 
 
-def _vibrations(folder: Path, settings: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _vibrations(frames: list[Atoms], settings: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Charts of the spectrum of velocities and of their autocorrelation; or a note of what they lack."""
     kind, interval = settings["format"], settings["interval"] * settings["timestep"]
     if interval > FASTEST or kind not in WITH_MOMENTA:
@@ -285,7 +297,6 @@ def _vibrations(folder: Path, settings: dict[str, Any]) -> tuple[list[str], list
             f"frames at most {FASTEST:g} fs apart (--interval) in a format with momenta ({', '.join(WITH_MOMENTA)})"
         )
         return [], [f"A spectrum of vibrations needs {needed}: these are {interval:g} fs apart, in {kind}."]
-    frames = _last_frames(folder, kind)
     if len(frames) < LEAST_FRAMES or not all(atoms.has("momenta") for atoms in frames):
         return [], [f"A spectrum of vibrations needs {LEAST_FRAMES} frames."]
     masses, velocities = frames[0].get_masses(), np.stack([atoms.get_velocities() for atoms in frames])

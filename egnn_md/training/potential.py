@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -243,7 +243,7 @@ def build_model(config: PotentialRun, frames: Frames) -> Potential:
     if config.init_from is None:
         settings = config.model.model_dump()
         references = reference_energies(frames, elements, config.data.reference_energies)
-        return Potential(PotentialConfig(elements, references, **settings)).to(dtype)
+        return Potential(_config(elements=elements, reference_energies=references, **settings)).to(dtype)
     start = load(config.init_from, dtype=dtype)
     if not isinstance(start, Potential):
         raise ConfigError(f"init_from {config.init_from!r} is a {type(start).__name__}, no potential")
@@ -251,11 +251,23 @@ def build_model(config: PotentialRun, frames: Frames) -> Potential:
     width, wanted = start.config.node_dim or start.config.hidden_dim, changed.get("node_dim")
     if wanted is not None and wanted < width:
         raise ConfigError(f"model.node_dim = {wanted} is less than the {width} of the model that init_from names")
+    for name in ("long_range", "charge_response", "atomic_dipoles"):
+        if getattr(start.config, name) and not changed.get(name, True):
+            raise ConfigError(f"model.{name} = false: the model that init_from names has it, leave the key out")
     known = tuple(sorted({*elements, *start.config.elements}))
     references = _references_of_labels(start, frames, config.data.reference_energies, known)
-    model = Potential(replace(start.config, elements=known, reference_energies=references, **changed)).to(dtype)
+    kept = {field.name: getattr(start.config, field.name) for field in fields(start.config)}
+    settings = kept | {"elements": known, "reference_energies": references} | changed
+    model = Potential(_config(**settings)).to(dtype)
     _take_over(model, start)
     return model
+
+
+def _config(**settings: Any) -> PotentialConfig:
+    try:
+        return PotentialConfig(**settings)
+    except ValueError as error:
+        raise ConfigError(f"[model]: {error}") from None
 
 
 def _take_over(model: Potential, start: Potential) -> None:

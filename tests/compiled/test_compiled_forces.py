@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,21 +115,51 @@ def test_the_weights_are_those_of_now(
     torch.testing.assert_close(load(tmp_path / "model.safetensors").state_dict(), model.state_dict(), equal_nan=True)
 
 
-def test_other_tensors_take_it_away(model: Potential) -> None:
-    model.load_state_dict(model.state_dict(), assign=True)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_other_tensors_take_it_away(model: Potential, wrapped: bool) -> None:
+    outer = torch.nn.Sequential(model) if wrapped else model
+    outer.load_state_dict(outer.state_dict(), assign=True)
     assert model.compiled is None
 
 
 def test_a_compiled_model_can_be_trained(model: Potential) -> None:
+    """Copied, given other memory and called in between, while gradients wait for their way back."""
     inputs = forces.example(model, 8)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    assert model.compiled is not None
+    compiled, optimizer = model.compiled, torch.optim.SGD(model.requires_grad_(True).parameters(), lr=1e-4)
     for _ in range(2):
-        assert model.compiled is not None
-        with torch.no_grad():
-            torch.testing.assert_close(model.compiled(*inputs).energies, model.local_call(*inputs).energies)
         optimizer.zero_grad()
-        model.requires_grad_(True).local_call(*inputs).energies.sum().backward()
+        loss = model.local_call(*inputs).energies.sum()
+        copy.deepcopy(model)
+        for weight in model.parameters():
+            weight.data = weight.data.clone()
+            break
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(*inputs).energies, model.local_call(*inputs).energies)
+        loss.backward()
         optimizer.step()
+    assert model.compiled is compiled
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(*inputs).energies, model.local_call(*inputs).energies)
+
+
+def test_without_the_package_weights_have_memory_of_their_own(model: Potential) -> None:
+    inputs = forces.example(model, 8)
+    assert model.compiled is not None
+    model.compiled(*inputs)
+    model.drop_compiled()
+    assert len(pickle.dumps(model)) < 3 * sum(value.nbytes for value in model.state_dict().values()) + 50_000
+
+
+def test_threads_that_call_at_once_see_one_memory(model: Potential) -> None:
+    inputs, compiled = forces.example(model, 8), model.compiled
+    assert isinstance(compiled, forces.CompiledCall)
+    for _ in range(20):
+        compiled.part()
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda _: compiled(*inputs), range(3)))
+        through_data(model)
+        torch.testing.assert_close(compiled(*inputs).energies, model.local_call(*inputs).energies)
 
 
 def test_another_precision_is_not_forced_through_the_package(model: Potential) -> None:

@@ -41,6 +41,8 @@ def test_trembling_is_no_crossing() -> None:
         assert crossings(well + 30.0 * rng.uniform(-1, 1, 1000)) == 0
     steps = np.repeat([60.0, 180.0, 300.0, 60.0, 180.0], 200)
     assert crossings((steps + rng.normal(0, 8, 1000) + 180.0) % 360.0 - 180.0) == 4
+    slowly = np.interp(np.arange(1000), [0, 300, 340, 700, 740, 1000], [60.0, 60.0, 180.0, 180.0, 300.0, 300.0])
+    assert crossings(slowly + rng.normal(0, 12, 1000)) == 2
     planar = np.repeat([0.0, 180.0, 0.0], 300)
     assert crossings((planar + rng.normal(0, 8, 900) + 180.0) % 360.0 - 180.0) == 2
 

@@ -296,6 +296,21 @@ def test_fine_tuning_may_widen_what_is_computed_at_atoms(
         build_model(PotentialRun.model_validate(words), frames_of(structures, np.zeros(5)))
 
 
+@pytest.mark.parametrize("model", [{"atomic_dipoles": True}, {"charge_response": True}])
+def test_settings_that_do_not_go_together_are_the_users(
+    model: dict[str, Any], random_potential: Callable[..., Potential], tmp_path: Path
+) -> None:
+    frames = frames_of([molecule(name) for name in ("CH4", "H2O", "NH3", "CF4", "C2H2")], np.zeros(5))
+    words = {"name": "x", "data": {"files": ["x"]}, "training": {"max_steps": 1}, "model": model}
+    with pytest.raises(ConfigError, match="needs long_range"):
+        build_model(PotentialRun.model_validate(words), frames)
+    start = tmp_path / "start.safetensors"
+    save(random_potential(long_range=True, **model), start)
+    words |= {"init_from": str(start), "model": dict.fromkeys(model, False)}
+    with pytest.raises(ConfigError, match="= false: the model that init_from names has it"):
+        build_model(PotentialRun.model_validate(words), frames)
+
+
 def test_fine_tuning_takes_the_zero_of_energy_from_what_the_model_says(
     random_potential: Callable[..., Potential], checkpoint_file: Path
 ) -> None:
