@@ -184,7 +184,7 @@ def read_header(name_or_path: str | Path) -> dict[str, Any]:
 
 @overload  # every shipped name stands in one of these: editors complete by them
 def load(
-    name_or_path: Literal["egnn-xtb", "egnn-xtb-0", "egnn-xtb-1", "egnn-xtb-2", "organic-xtb"],
+    name_or_path: Literal["egnn-xtb", "egnn-xtb-0", "egnn-xtb-1", "egnn-xtb-2", "egnn-xtb-3", "organic-xtb"],
     *,
     device: str | torch.device = ...,
     dtype: torch.dtype | str | None = ...,

@@ -150,15 +150,17 @@ def _configuration(name: str, data: list[Path], init_from: str | None, length: L
 
 
 def valid_fraction(groups: list[str]) -> float:
-    """The smallest fraction of groups, from `VALID_SHARE` on, that leaves `FEWEST_VALID` frames for validation.
+    """The smallest fraction of groups, from `VALID_SHARE` on, that leaves `FEWEST_VALID` frames for validation; fewer
+    where no fraction leaves so many.
 
     Raises DistillError if no fraction leaves any frame on both sides.
     """
     from egnn_md.data.split import side_of_group
 
-    enough = min(FEWEST_VALID, max(1, len(groups) // 4))
-    for fraction in np.arange(VALID_SHARE, 0.495, 0.01):
-        sides = [side_of_group(group, round(float(fraction), 3), 0.0) for group in groups]
-        if enough <= sides.count("valid") < len(groups):
-            return round(float(fraction), 3)
+    fractions = [round(float(fraction), 3) for fraction in np.arange(VALID_SHARE, 0.495, 0.01)]
+    valid = [[side_of_group(group, fraction, 0.0) for group in groups].count("valid") for fraction in fractions]
+    for enough in range(min(FEWEST_VALID, max(1, len(groups) // 4)), 0, -1):
+        for fraction, count in zip(fractions, valid, strict=True):
+            if enough <= count < len(groups):
+                return fraction
     raise DistillError(f"{len(groups)} labelled frames are too few to train and to validate: more --labels")

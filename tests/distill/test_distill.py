@@ -233,6 +233,10 @@ def test_validation_has_a_smallest_size() -> None:
         assert min(10, n // 4) <= n_valid < n / 2
     with pytest.raises(DistillError, match="too few"):
         student.valid_fraction(["all the same"] * 50)
+    for seed in range(30):  # a dozen frames of five groups, whatever these are called
+        groups = [f"C[NH3+] round {seed} {k % 5}" for k in range(12)]
+        fraction = student.valid_fraction(groups)
+        assert 0 < [side_of_group(group, fraction, 0.0) for group in groups].count("valid") < 12
 
 
 def test_molecules_from_smiles_and_files(tmp_path: Path) -> None:
