@@ -8,6 +8,7 @@ difference along it. A picture shows all scans.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,11 +16,13 @@ import numpy as np
 from _common import calculator, gfn2, make_parser, parse, print_table, write_json
 from numpy.typing import NDArray
 
+from egnn_md.chemistry.units import KJ_PER_MOL_PER_EV
+
 if TYPE_CHECKING:
     from ase import Atoms
 
 FloatArray = NDArray[np.float64]
-KCAL_PER_EV: Final = 23.060548
+KCAL_PER_EV: Final = KJ_PER_MOL_PER_EV / 4.184
 BONDS: Final = {
     "N-methylacetamide C-N": "[CH3:1][C:2](=O)[NH:3][CH3:4]",
     "formamide C-N": "[O:1]=[CH:2][N:3]([H:4])[H]",
@@ -65,9 +68,9 @@ BONDS: Final = {
 """Name: SMILES; atoms 1 to 4 are the dihedral."""
 
 
-def start(smiles: str) -> tuple[Atoms, tuple[int, ...], Any]:
-    """A force field's geometry, its dihedral, and rdkit's molecule, which turns it."""
-    from ase import Atoms
+@lru_cache(maxsize=1)
+def start(smiles: str) -> tuple[Any, tuple[int, ...]]:
+    """rdkit's molecule in a force field's geometry, and its dihedral."""
     from rdkit import Chem
     from rdkit.Chem import AllChem
 
@@ -77,18 +80,18 @@ def start(smiles: str) -> tuple[Atoms, tuple[int, ...], Any]:
     AllChem.EmbedMolecule(molecule, randomSeed=7)
     AllChem.MMFFOptimizeMolecule(molecule, maxIters=2000)
     numbered = {atom.GetAtomMapNum(): atom.GetIdx() for atom in molecule.GetAtoms()}
-    numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
-    return Atoms(numbers, molecule.GetConformer().GetPositions()), tuple(numbered[k] for k in (1, 2, 3, 4)), molecule
+    return molecule, tuple(numbered[k] for k in (1, 2, 3, 4))
 
 
 def turned(smiles: str, angle: float) -> tuple[Atoms, tuple[int, ...]]:
     """The force field's geometry with its dihedral at `angle`, degrees."""
-    from rdkit.Chem import rdMolTransforms
+    from ase import Atoms
+    from rdkit.Chem import Mol, rdMolTransforms
 
-    atoms, dihedral, molecule = start(smiles)
-    rdMolTransforms.SetDihedralDeg(molecule.GetConformer(), *dihedral, angle)
-    atoms.positions = molecule.GetConformer().GetPositions()
-    return atoms, dihedral
+    molecule, dihedral = start(smiles)
+    conformer = Mol(molecule).GetConformer()
+    rdMolTransforms.SetDihedralDeg(conformer, *dihedral, angle)
+    return Atoms([atom.GetAtomicNum() for atom in molecule.GetAtoms()], conformer.GetPositions()), dihedral
 
 
 def relaxed(atoms: Atoms, dihedral: tuple[int, ...], engine: Any, fmax: float, max_steps: int) -> tuple[Atoms, bool]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -25,6 +29,19 @@ def make_graph(
         pbc=torch.tensor(pbc)[None],
         batch=torch.zeros(len(x), dtype=torch.int64),
     )
+
+
+def with_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The same tuple, list or dataclass of `function` of its tensors; what is none of these stays."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: with_tensors(getattr(value, field.name), function) for field in fields(value)}
+        return type(value)(**parts)
+    if isinstance(value, (tuple, list)):
+        members = [with_tensors(part, function) for part in value]
+        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
+    return value
 
 
 def molecule(name: str, seed: int = 0, spread: float = 0.05) -> tuple[np.ndarray, np.ndarray]:

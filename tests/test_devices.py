@@ -6,13 +6,13 @@ for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any
 
 import pytest
 import torch
 from flow_maps import inputs, moving, random_flow
-from graphs import crystal, make_graph, molecule
+from graphs import crystal, make_graph, molecule, with_tensors
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -69,8 +69,6 @@ pytestmark = pytest.mark.usefixtures("_fake")
 
 def there(value: Any) -> Any:
     """Tensors, or those of a module, a tuple or a dataclass, on the device that is not there."""
-    if isinstance(value, Tensor):
-        return torch.empty(value.shape, dtype=value.dtype, device="cuda")
     if isinstance(value, nn.Module):
         for module in value.modules():
             for name, parameter in module._parameters.items():
@@ -78,12 +76,7 @@ def there(value: Any) -> Any:
             for name, buffer in module._buffers.items():
                 module._buffers[name] = there(buffer)
         return value
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{field.name: there(getattr(value, field.name)) for field in fields(value)})
-    if isinstance(value, (tuple, list)):
-        parts = [there(part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
+    return with_tensors(value, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda"))
 
 
 def graphs() -> dict[str, Graph]:

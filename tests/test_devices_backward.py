@@ -4,12 +4,11 @@ does what asks for a value. (Fake tensors of a GPU, as in test_devices.py, have 
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import pytest
 import torch
-from graphs import crystal, make_graph, molecule
+from graphs import crystal, make_graph, molecule, with_tensors
 from torch import Tensor
 
 from egnn_md.data.frame_batches import Batch, Charges
@@ -28,14 +27,7 @@ GRAPHS = {
 
 def there(value: Any) -> Any:
     """Tensors, or those of a tuple or a dataclass, without values."""
-    if isinstance(value, Tensor):
-        return value.to("meta")
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{field.name: there(getattr(value, field.name)) for field in fields(value)})
-    if isinstance(value, (tuple, list)):
-        parts = [there(part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
+    return with_tensors(value, lambda tensor: tensor.to("meta"))
 
 
 def zeros(*shape: int, device: str = "meta") -> Tensor:

@@ -131,9 +131,8 @@ def test_a_compiled_model_can_be_trained(model: Potential) -> None:
         optimizer.zero_grad()
         loss = model.local_call(*inputs).energies.sum()
         copy.deepcopy(model)
-        for weight in model.parameters():
-            weight.data = weight.data.clone()
-            break
+        weight = next(model.parameters())
+        weight.data = weight.data.clone()
         with torch.no_grad():
             torch.testing.assert_close(compiled(*inputs).energies, model.local_call(*inputs).energies)
         loss.backward()
