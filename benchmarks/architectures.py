@@ -22,7 +22,7 @@ import numpy as np
 from _common import make_parser, parse, print_table, write_json
 
 from egnn_md.checkpoint import load
-from egnn_md.data.frame_batches import EdgeTable, FrameBatches
+from egnn_md.data.frame_batches import FrameBatches, PairTable
 from egnn_md.data.frame_files import read_frames
 from egnn_md.data.frames import Frames
 from egnn_md.evaluation.potential import evaluate
@@ -87,7 +87,7 @@ def training_step(config: PotentialRun, splits: Splits) -> Callable[[], None]:
     model = build_model(config, splits.train)
     loss, optimizer = PotentialLoss(model, config.training), build_optimizer(model, config.training.optimizer, 1e-4)
     sample = splits.train.select(np.arange(min(config.training.batch_size, len(splits.train))))
-    batch = FrameBatches(sample, EdgeTable.build(sample, model.config.cutoff), model.dtype)[list(range(len(sample)))]
+    batch = FrameBatches(sample, PairTable.build(sample, model.config.cutoff), model.dtype)[list(range(len(sample)))]
 
     def step() -> None:
         optimizer.zero_grad()
@@ -100,7 +100,7 @@ def training_step(config: PotentialRun, splits: Splits) -> Callable[[], None]:
 def force_call(model: Potential, frames: Frames) -> Callable[[], None]:
     """Energy and forces of the first structure."""
     frame = frames.select(np.arange(1))
-    graph = FrameBatches(frame, EdgeTable.build(frame, model.config.cutoff), model.dtype)[[0]].graph
+    graph = FrameBatches(frame, PairTable.build(frame, model.config.cutoff), model.dtype)[[0]].graph
 
     def call() -> None:
         model(graph)

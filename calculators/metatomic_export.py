@@ -54,8 +54,8 @@ class _ForceCall(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-        energies, gradient, *_ = self.model.force_call(vectors, species, edge_index)
+    def forward(self, vectors: Tensor, species: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        energies, gradient, *_ = self.model.force_call(vectors, species, pairs)
         return energies, gradient
 
 
@@ -69,7 +69,7 @@ class _Exported(torch.nn.Module):
         table = torch.zeros(256, dtype=torch.int64)
         table[elements] = torch.arange(len(elements))
         self.register_buffer("table", table)
-        self.neighbors = NeighborListOptions(cutoff=cutoff, full_list=True, strict=True)
+        self.neighbors = NeighborListOptions(cutoff=cutoff, full_list=False, strict=True)
 
     def requested_neighbor_lists(self) -> List[NeighborListOptions]:
         return [self.neighbors]
@@ -81,26 +81,26 @@ class _Exported(torch.nn.Module):
         selected_atoms: Optional[Labels],
     ) -> Dict[str, TensorMap]:
         vectors: List[Tensor] = []
-        edges: List[Tensor] = []
+        atoms_of_pairs: List[Tensor] = []
         types: List[Tensor] = []
         atoms: List[Tensor] = []
         n_atoms = 0
         for k, system in enumerate(systems):
-            pairs = system.get_neighbor_list(self.neighbors)
-            vectors.append(pairs.values.squeeze(-1))
-            edges.append(pairs.samples.values[:, :2].to(torch.int64).T + n_atoms)
+            found = system.get_neighbor_list(self.neighbors)
+            vectors.append(found.values.squeeze(-1))
+            atoms_of_pairs.append(found.samples.values[:, :2].to(torch.int64).T + n_atoms)
             types.append(system.types.to(torch.int64))
             index = torch.arange(len(system), device=system.types.device)
             atoms.append(torch.stack([torch.full_like(index, k), index], 1))
             n_atoms += len(system)
         # The gradient is that of all energies together: it cannot be shared out.
         assert selected_atoms is None or len(selected_atoms) == n_atoms, "all atoms at once: no domain decomposition"
-        r, edge_index, samples = torch.cat(vectors), torch.cat(edges, 1), torch.cat(atoms)
+        r, pairs, samples = torch.cat(vectors), torch.cat(atoms_of_pairs, 1), torch.cat(atoms)
         species = self.table.index_select(0, torch.cat(types))
         with torch.no_grad():
-            energies, gradient = self.call(r.detach(), species, edge_index)
+            energies, gradient = self.call(r.detach(), species, pairs)
         slopes = ((r - r.detach()) * gradient).sum(-1).to(energies.dtype)
-        energies = energies.index_add(0, edge_index[0], slopes)
+        energies = energies.index_add(0, pairs[0], slopes)
         labels = Labels(["system", "atom"], samples.to(torch.int32))
         if "energy" in outputs and outputs["energy"].sample_kind != "atom":
             totals = torch.zeros(len(systems), dtype=energies.dtype, device=r.device)

@@ -15,16 +15,18 @@ from egnn_md.shown import html_table
 class Graph:
     """One structure, or several side by side, with its neighbour list.
 
-    Lengths in Å. An edge e points from the centre i to the neighbour j,
-    `r_ij = positions[j] - positions[i] + edge_shift[e] @ cell` (vesin's convention);
-    every pair stands twice, once from each end.
+    Lengths in Å. Every pair of neighbours i and j stands once,
+    `r_ij = positions[j] - positions[i] + shifts[k] @ cell` (vesin's convention);
+    its two edges, one from each end, are what `edge_index` and `edge_vectors` give.
 
     >>> from ase.build import molecule
     >>> from egnn_md.neighbors import GraphBuilder
     >>> water = molecule("H2O")
     >>> graph = GraphBuilder(5.0)(water.positions, water.numbers, water.cell.array, water.pbc)
-    >>> graph.n_atoms, graph.n_edges, graph.edge_vectors().shape
-    (3, 6, torch.Size([6, 3]))
+    >>> graph.n_atoms, graph.n_pairs, graph.pair_vectors().shape
+    (3, 3, torch.Size([3, 3]))
+    >>> graph.edge_index.shape, graph.edge_vectors().shape
+    (torch.Size([2, 6]), torch.Size([6, 3]))
     >>> Graph.collate([graph, graph]).n_graphs
     2
     """
@@ -33,10 +35,10 @@ class Graph:
     """(n_atoms, n_dim) float, Å; n_dim is 3 for molecules, any n for the network."""
     atomic_numbers: Tensor
     """(n_atoms,) int64."""
-    edge_index: Tensor
-    """(2, n_edges) int64; row 0 the centre i, row 1 the neighbour j."""
-    edge_shift: Tensor | None
-    """(n_edges, n_dim) integers as float: cell shifts S. None: all zero (no periodic image)."""
+    pairs: Tensor
+    """(2, n_pairs) int64: atoms i and j."""
+    shifts: Tensor | None
+    """(n_pairs, n_dim) integers as float: cell shifts S. None: all zero (no periodic image)."""
     cell: Tensor
     """(n_graphs, 3, 3) float, Å; rows are the cell vectors (ASE)."""
     pbc: Tensor
@@ -51,23 +53,33 @@ class Graph:
         return self.positions.shape[0]
 
     @property
-    def n_edges(self) -> int:
-        return self.edge_index.shape[1]
+    def n_pairs(self) -> int:
+        return self.pairs.shape[1]
 
     @property
     def n_graphs(self) -> int:
         return self.cell.shape[0]
 
-    def edge_vectors(self) -> Tensor:
-        """r_ij, (n_edges, n_dim), Å, from each centre i to its neighbour j."""
-        centre, neighbor = self.edge_index
-        vectors = self.positions.index_select(0, neighbor) - self.positions.index_select(0, centre)
-        if self.edge_shift is None:
+    def pair_vectors(self) -> Tensor:
+        """r_ij, (n_pairs, n_dim), Å, from i to j."""
+        first, second = self.pairs
+        vectors = self.positions.index_select(0, second) - self.positions.index_select(0, first)
+        if self.shifts is None:
             return vectors
         if self.n_graphs == 1:
-            return vectors + self.edge_shift @ self.cell[0]
-        cells = self.cell.index_select(0, self.batch.index_select(0, centre))
-        return vectors + torch.bmm(self.edge_shift.unsqueeze(1), cells).squeeze(1)
+            return vectors + self.shifts @ self.cell[0]
+        cells = self.cell.index_select(0, self.batch.index_select(0, first))
+        return vectors + torch.bmm(self.shifts.unsqueeze(1), cells).squeeze(1)
+
+    @property
+    def edge_index(self) -> Tensor:
+        """(2, 2 n_pairs), centres and neighbours: all pairs, then all of them from the other end."""
+        return torch.cat([self.pairs, self.pairs.flip(0)], 1)
+
+    def edge_vectors(self) -> Tensor:
+        """From each centre to its neighbour, (2 n_pairs, n_dim), Å, in the order of `edge_index`."""
+        vectors = self.pair_vectors()
+        return torch.cat([vectors, -vectors])
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
         """The same graph on another device; `dtype` applies to the floating-point fields."""
@@ -93,15 +105,13 @@ class Graph:
             graph_offsets.append(n_graphs)
             n_atoms, n_graphs = n_atoms + graph.n_atoms, n_graphs + graph.n_graphs
         shifts = None
-        if any(graph.edge_shift is not None for graph in graphs):
+        if any(graph.shifts is not None for graph in graphs):
             shifts = torch.cat([_dense_shift(graph) for graph in graphs])
         return Graph(
             positions=torch.cat([graph.positions for graph in graphs]),
             atomic_numbers=torch.cat([graph.atomic_numbers for graph in graphs]),
-            edge_index=torch.cat(
-                [graph.edge_index + offset for graph, offset in zip(graphs, atom_offsets, strict=True)], 1
-            ),
-            edge_shift=shifts,
+            pairs=torch.cat([graph.pairs + offset for graph, offset in zip(graphs, atom_offsets, strict=True)], 1),
+            shifts=shifts,
             cell=torch.cat([graph.cell for graph in graphs]),
             pbc=torch.cat([graph.pbc for graph in graphs]),
             batch=torch.cat([graph.batch + offset for graph, offset in zip(graphs, graph_offsets, strict=True)]),
@@ -117,9 +127,9 @@ def _charges(graphs: Sequence[Graph]) -> Tensor | None:
 
 
 def _dense_shift(graph: Graph) -> Tensor:
-    if graph.edge_shift is not None:
-        return graph.edge_shift
-    return graph.positions.new_zeros(graph.n_edges, graph.positions.shape[1])
+    if graph.shifts is not None:
+        return graph.shifts
+    return graph.positions.new_zeros(graph.n_pairs, graph.positions.shape[1])
 
 
 @dataclass(frozen=True, eq=False)

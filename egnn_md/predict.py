@@ -286,7 +286,7 @@ class Predictor:
     def _warn_of_images(self, graphs: Sequence[Graph]) -> None:
         """Once, if atoms see periodic images of others and the training data had none."""
         self._images_looked_for = True
-        if any(graph.edge_shift is not None and bool(graph.edge_shift.any()) for graph in graphs):
+        if any(graph.shifts is not None and bool(graph.shifts.any()) for graph in graphs):
             warnings.warn(
                 f"{self.label} learned from isolated structures: in a liquid or a crystal, whose atoms see each "
                 "other's images, its energies, pressures and densities were not tried",

@@ -23,8 +23,8 @@ def make_graph(
     return Graph(
         positions=torch.tensor(x, dtype=dtype),
         atomic_numbers=torch.tensor(np.asarray(numbers), dtype=torch.int64),
-        edge_index=torch.tensor(index),
-        edge_shift=None if shift is None else torch.tensor(shift).to(dtype),
+        pairs=torch.tensor(index),
+        shifts=None if shift is None else torch.tensor(shift).to(dtype),
         cell=torch.tensor(box, dtype=dtype)[None],
         pbc=torch.tensor(pbc)[None],
         batch=torch.zeros(len(x), dtype=torch.int64),

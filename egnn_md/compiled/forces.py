@@ -32,16 +32,16 @@ Compile = bool | Literal["auto"]
 TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Largest difference to the eager call of any energy (eV), derivative and force (eV/Å) and extrapolation, over the
 largest magnitude among them, or over 1."""
-MOST_EDGES: Final = 250_000
-"""Beyond, the eager call in blocks: a package keeps the messages of all edges, 4 kB each in float32."""
-MOST_PAIRS: Final = 2_000_000
-"""The same of all pairs of atoms, for models with charges: some 0.1 kB each."""
+MOST_PAIRS: Final = 125_000
+"""Beyond, the eager call in blocks: a package keeps the messages of all pairs, 6 kB each in float32."""
+MOST_FAR_PAIRS: Final = 2_000_000
+"""The same of all pairs at any distance, for models with charges: some 0.1 kB each."""
 _SIZES: Final[tuple[Sizes, ...]] = (
-    *({0: "edges"}, {0: "atoms"}, {1: "edges"}, {0: "pairs"}, {1: "pairs"}),
+    *({0: "pairs"}, {0: "atoms"}, {1: "pairs"}, {0: "far pairs"}, {1: "far pairs"}),
     *({0: "atoms"}, {0: "structures"}, {0: "structures"}),
 )
 """Of each input of the code, in its order (see `_inputs`): which dimensions vary, and the names of their sizes."""
-_LIMITS: Final = {"edges": MOST_EDGES, "pairs": MOST_PAIRS}
+_LIMITS: Final = {"pairs": MOST_PAIRS, "far pairs": MOST_FAR_PAIRS}
 """Largest of a size; from 2 on, since no package fits sizes 0 and 1."""
 _EXAMPLE_ATOMS: Final = 12
 _CHECKED_ATOMS: Final = (2, 5, 30, 150)
@@ -58,11 +58,11 @@ class CompiledCall:
         self._package = Package(path, _weights(model))
         self._eager, self._dtype = model.local_call, model.dtype
 
-    def __call__(self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None) -> LocalCall:
+    def __call__(self, vectors: Tensor, species: Tensor, pairs: Tensor, far: Far | None = None) -> LocalCall:
         """As `Potential.local_call`, which also has what does not fit the package, periodic cells' waves among it."""
-        inputs = _inputs(vectors, species, edge_index, far)
+        inputs = _inputs(vectors, species, pairs, far)
         if inputs is None or not self._fits(inputs):
-            return self._eager(vectors, species, edge_index, far)
+            return self._eager(vectors, species, pairs, far)
         energies, gradient, forces, extrapolation, *charges = self._package(*inputs)
         return LocalCall(energies, gradient, forces, extrapolation, charges[0] if charges else None)
 
@@ -88,13 +88,13 @@ def _nothing() -> None:
     return None
 
 
-def _inputs(vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None) -> _Inputs | None:
+def _inputs(vectors: Tensor, species: Tensor, pairs: Tensor, far: Far | None = None) -> _Inputs | None:
     """Arguments of `Potential.local_call` as tensors in a row; None for those that have no such form."""
     if far is None:
-        return vectors, species, edge_index
+        return vectors, species, pairs
     if far.pairs is None or far.waves or far.rows:
         return None
-    return vectors, species, edge_index, *far.pairs, *(far.totals or ())
+    return vectors, species, pairs, *far.pairs, *(far.totals or ())
 
 
 def use_compiled(model: Potential, wanted: Compile, report: Callable[[str], None] = lambda line: None) -> bool:
@@ -184,7 +184,7 @@ def compile_forces(model: Potential, report: Callable[[str], None] = lambda line
 def check(model: Potential, compiled: Callable[..., LocalCall]) -> float:
     """Hold compiled force calls to eager ones on structures of 2 to 150 atoms; the largest difference, see `TOLERANCE`.
 
-    Energies, derivatives by each edge's vector (so the stress), forces, extrapolation. Raises CompilationError beyond
+    Energies, derivatives by each pair's vector (so the stress), forces, extrapolation. Raises CompilationError beyond
     the tolerance.
     """
     largest = 0.0
@@ -212,17 +212,17 @@ def example(model: Potential, n_atoms: int) -> tuple[Any, ...]:
     lattice = torch.tensor([(x, y, z) for x in side for y in side for z in side][:n_atoms], dtype=torch.float64)
     positions = 2.5 * lattice + 0.3 * (torch.rand(n_atoms, 3, generator=random, dtype=torch.float64) - 0.5)
     species = torch.randint(len(model.config.elements), (n_atoms,), generator=random)
-    pairs = torch.cdist(positions, positions) < model.config.cutoff
-    edge_index = (pairs & ~torch.eye(n_atoms, dtype=torch.bool)).nonzero().T.contiguous()
-    vectors = (positions[edge_index[1]] - positions[edge_index[0]]).to(model.dtype)
+    near = torch.cdist(positions, positions) < model.config.cutoff
+    pairs = near.triu(1).nonzero().T.contiguous()
+    vectors = (positions[pairs[1]] - positions[pairs[0]]).to(model.dtype)
     if model.long_range is None:
-        return vectors, species, edge_index
+        return vectors, species, pairs
     index = torch.triu_indices(n_atoms, n_atoms, 1)
     far = FarPairs((positions[index[1]] - positions[index[0]]).to(model.dtype), index)
     if not model.config.charge_response:
-        return vectors, species, edge_index, Far(far)
+        return vectors, species, pairs, Far(far)
     of_one = torch.zeros(2, dtype=model.dtype)
-    return vectors, species, edge_index, Far(far, totals=Totals(torch.zeros_like(species), of_one + torch.nan, of_one))
+    return vectors, species, pairs, Far(far, totals=Totals(torch.zeros_like(species), of_one + torch.nan, of_one))
 
 
 class _LocalCall(nn.Module):
@@ -232,10 +232,10 @@ class _LocalCall(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor, *far: Tensor) -> tuple[Tensor, ...]:
-        pairs, totals = far[:2], far[2:]
-        made = Far(FarPairs(*pairs), totals=Totals(*totals) if totals else None) if pairs else None
-        call = self.model.local_call(vectors, species, edge_index, made)
+    def forward(self, vectors: Tensor, species: Tensor, pairs: Tensor, *far: Tensor) -> tuple[Tensor, ...]:
+        far_pairs, totals = far[:2], far[2:]
+        made = Far(FarPairs(*far_pairs), totals=Totals(*totals) if totals else None) if far_pairs else None
+        call = self.model.local_call(vectors, species, pairs, made)
         return tuple(value for value in call if isinstance(value, Tensor))
 
 

@@ -242,7 +242,7 @@ class _Swarm:
         return prediction.forces, prediction.energy
 
     def _lengths(self, positions: Tensor) -> Tensor:
-        i, j = self.graph.edge_index
+        i, j = self.graph.pairs
         lengths: Tensor = torch.linalg.vector_norm(positions[j] - positions[i], dim=-1)
         return lengths
 

@@ -18,10 +18,10 @@ from egnn_md.neighbors import neighbor_list
 
 
 @dataclass(frozen=True)
-class EdgeTable:
+class PairTable:
     """The neighbour lists of all frames of a `Frames`, made once before training."""
 
-    n_edges: NDArray[np.int64]
+    n_pairs: NDArray[np.int64]
     """(n_frames,)."""
     index: NDArray[np.int32]
     """(2, total), counted within each frame."""
@@ -29,21 +29,21 @@ class EdgeTable:
     """(total, 3) cell vectors, None if no frame is periodic."""
 
     @staticmethod
-    def build(frames: Frames, cutoff: float) -> EdgeTable:
-        """Neighbour lists of every frame; edges within `cutoff` Å."""
+    def build(frames: Frames, cutoff: float) -> PairTable:
+        """Neighbour lists of every frame; pairs within `cutoff` Å."""
         index, shifts, starts = [], [], frames.starts
         for k in range(len(frames)):
             positions = frames.positions[starts[k] : starts[k + 1]].astype(np.float64)
-            edges, shift = neighbor_list(positions, frames.cell[k], frames.pbc[k], cutoff)
-            index.append(edges.astype(np.int32))
-            shifts.append(np.zeros((edges.shape[1], 3), np.int32) if shift is None else shift.astype(np.int32))
-        n_edges = np.array([edges.shape[1] for edges in index], np.int64)
+            pairs, shift = neighbor_list(positions, frames.cell[k], frames.pbc[k], cutoff)
+            index.append(pairs.astype(np.int32))
+            shifts.append(np.zeros((pairs.shape[1], 3), np.int32) if shift is None else shift.astype(np.int32))
+        n_pairs = np.array([pairs.shape[1] for pairs in index], np.int64)
         periodic = bool(frames.pbc.any())
-        return EdgeTable(n_edges, np.concatenate(index, axis=1), np.concatenate(shifts) if periodic else None)
+        return PairTable(n_pairs, np.concatenate(index, axis=1), np.concatenate(shifts) if periodic else None)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        return np.concatenate([[0], np.cumsum(self.n_edges)]).astype(np.int64)
+        return np.concatenate([[0], np.cumsum(self.n_pairs)]).astype(np.int64)
 
 
 class Charges(NamedTuple):
@@ -89,26 +89,26 @@ class Batch:
 class FrameBatches(Dataset[Batch]):
     """The structures of `frames`, indexed by a list of numbers instead of one (`Batches` of `training/sampling.py`)."""
 
-    def __init__(self, frames: Frames, edges: EdgeTable, dtype: torch.dtype) -> None:
-        self.frames, self.edges, self.dtype = frames, edges, dtype
+    def __init__(self, frames: Frames, pairs: PairTable, dtype: torch.dtype) -> None:
+        self.frames, self.pairs, self.dtype = frames, pairs, dtype
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, indices: list[int]) -> Batch:
         chosen = np.asarray(indices, np.int64)
-        frames, edges = self.frames, self.edges
+        frames, pairs = self.frames, self.pairs
         rows = frames.atoms_of(chosen)
-        edge_rows = ragged_rows(edges.starts[chosen], edges.n_edges[chosen])
+        pair_rows = ragged_rows(pairs.starts[chosen], pairs.n_pairs[chosen])
         n_atoms = frames.n_atoms[chosen]
-        offsets = np.repeat(np.cumsum(n_atoms) - n_atoms, edges.n_edges[chosen])
+        offsets = np.repeat(np.cumsum(n_atoms) - n_atoms, pairs.n_pairs[chosen])
         total = _double(frames.charge, chosen, 0.0)
         forces = np.full((len(rows), 3), np.nan) if frames.forces is None else frames.forces[rows]
         graph = Graph(
             positions=torch.from_numpy(frames.positions[rows]).double(),
             atomic_numbers=torch.from_numpy(frames.atomic_numbers[rows]),
-            edge_index=torch.from_numpy(edges.index[:, edge_rows] + offsets),
-            edge_shift=None if edges.shift is None else torch.from_numpy(edges.shift[edge_rows]).double(),
+            pairs=torch.from_numpy(pairs.index[:, pair_rows] + offsets),
+            shifts=None if pairs.shift is None else torch.from_numpy(pairs.shift[pair_rows]).double(),
             cell=torch.from_numpy(frames.cell[chosen]),
             pbc=torch.from_numpy(frames.pbc[chosen].copy()),
             batch=torch.from_numpy(np.repeat(np.arange(len(chosen)), n_atoms)),

@@ -74,11 +74,9 @@ class Batch:
         model.check_elements(self.atomic_numbers)
 
     def graph(self, positions: Tensor) -> Graph:
-        """positions (n_atoms, 3) -> their graph, whose edges may reach beyond the model's cutoff."""
-        edge_index, edge_shift = self.neighbors(positions)
-        return Graph(
-            positions, self.atomic_numbers, edge_index, edge_shift, self.cell, self.pbc, self.batch, self.charge
-        )
+        """positions (n_atoms, 3) -> their graph, whose pairs may reach beyond the model's cutoff."""
+        pairs, shifts = self.neighbors(positions)
+        return Graph(positions, self.atomic_numbers, pairs, shifts, self.cell, self.pbc, self.batch, self.charge)
 
     def evaluate(self, positions: Tensor) -> Evaluation:
         """positions (n_atoms, 3) -> energies, forces and the extrapolation signal.

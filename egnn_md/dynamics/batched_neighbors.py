@@ -34,7 +34,7 @@ def expected_edges(atoms: Atoms, reach: float) -> float:
 
 
 class BatchedNeighbors:
-    """edge_index (2, n_edges) and edge_shift of structures side by side; a superset of the pairs within `cutoff`.
+    """pairs (2, n_pairs) and shifts of structures side by side; a superset of those within `cutoff`.
 
     Cells stay as they are. A structure's list reaches cutoff + skin and holds while no atom of it has moved more than
     half the skin. A structure whose positions are NaN or infinite has no pairs: it is its owner's to notice.
@@ -83,20 +83,19 @@ class BatchedNeighbors:
                 index, shift = np.zeros((2, 0), np.int64), None
             if shift is None and self.periodic:
                 shift = np.zeros((index.shape[1], 3), np.int64)
-            edges = torch.from_numpy(np.ascontiguousarray(index + self.starts[k]))
-            self.lists[k] = edges, None if shift is None else torch.from_numpy(shift).double()
+            pairs = torch.from_numpy(np.ascontiguousarray(index + self.starts[k]))
+            self.lists[k] = pairs, None if shift is None else torch.from_numpy(shift).double()
 
     def _join(self) -> None:
         shifts = [shift for _, shift in self.lists if shift is not None]
-        index = torch.cat([edges for edges, _ in self.lists], 1).to(self.device)
+        index = torch.cat([pairs for pairs, _ in self.lists], 1).to(self.device)
         self.joined = index, torch.cat(shifts).to(self.device) if shifts else None
 
     def _every_pair(self) -> Tensor:
-        """Each pair of the atoms of a structure, from both ends."""
+        """Each pair of the atoms of a structure."""
         starts = torch.from_numpy(self.starts).to(self.device)
         sizes = starts.diff()
         there = torch.arange(int(sizes.max()), device=self.device) < sizes[:, None]
-        pairs = there[:, :, None] & there[:, None]
-        pairs.diagonal(dim1=1, dim2=2).fill_(False)
+        pairs = (there[:, :, None] & there[:, None]).triu(1)
         structure, i, j = pairs.nonzero(as_tuple=True)
         return starts[structure] + torch.stack([i, j])

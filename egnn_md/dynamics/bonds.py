@@ -19,8 +19,7 @@ class BondWatch:
     def __init__(self, positions: Tensor, atomic_numbers: Tensor, n_atoms: Tensor) -> None:
         """positions (total, 3) in Å and atomic_numbers (total,), one molecule after another; n_atoms of each."""
         graph = molecules_graph(positions, atomic_numbers, n_atoms, math.inf)
-        once = graph.edge_index[0] < graph.edge_index[1]
-        self.pairs = graph.edge_index[:, once]
+        self.pairs = graph.pairs
         self.numbers, self.molecule = atomic_numbers, graph.batch[self.pairs[0]]
         radii = torch.tensor(COVALENT_RADII, dtype=positions.dtype, device=positions.device)
         self.bond_length = radii[self.numbers[self.pairs]].sum(0)

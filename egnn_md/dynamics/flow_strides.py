@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
 from egnn_md.dynamics.settings import SettingsError
-from egnn_md.models.dense_kick import DenseKick
-from egnn_md.models.flow import FlowMap, Kick, advance
+from egnn_md.models.flow import FlowMap, Kick, advance, pairs_of
 
 FloatArray = NDArray[np.float64]
 
@@ -47,9 +47,14 @@ class Strider:
             species = model.species(atomic_numbers)
             self._kinds = model.condition_on(species, mass, torch.full_like(mass, substep))
         self._reference = sum(model.config.reference_energies[k] for k in species.tolist())
-        self._kick: Callable[..., Kick] = DenseKick(model, len(numbers))
-        if compile:
-            self._kick = torch.compile(self._kick, dynamic=False)
+        pairs = pairs_of(np.array([len(numbers)]))
+
+        def kick(positions: Tensor, features: Tensor) -> Kick:
+            return model.kick(positions, features, pairs)
+
+        self._kick: Callable[..., Kick] = kick
+        if compile:  # with threads, sums over pairs would be made of atomic additions
+            self._kick = torch.compile(kick, dynamic=False, options={"cpp.threads": 1})
         self._known: dict[bytes, Kick] = {}
 
     @torch.no_grad()

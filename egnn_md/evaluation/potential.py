@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from egnn_md.data.frame_batches import Batch, EdgeTable, FrameBatches
+from egnn_md.data.frame_batches import Batch, FrameBatches, PairTable
 from egnn_md.data.frame_files import read_frames
 from egnn_md.data.frames import DataError, Frames
 from egnn_md.data.labels import LabelKeys
@@ -76,7 +76,7 @@ def evaluate(
 
 def _sums(model: Potential, frames: Frames, batch_size: int, progress: Callable[[int], None] | None) -> FloatArray:
     """(n_frames, 5): Σ|ΔF|, ΣΔF² (eV/Å) and number of known components; |ΔE| per atom (eV) and 1 if it is known."""
-    batches = FrameBatches(frames, EdgeTable.build(frames, model.config.cutoff), model.dtype)
+    batches = FrameBatches(frames, PairTable.build(frames, model.config.cutoff), model.dtype)
     # Structures of a like size side by side: the largest batch decides the memory, and it is known at once.
     order = np.argsort(-frames.n_atoms, kind="stable")
     sums = np.empty((len(frames), 5))
@@ -140,7 +140,7 @@ def evaluate_file(model: Potential, header: Mapping[str, Any], request: Request)
 def samples_of(model: Potential, frames: Frames, n_frames: int = 500, n_worst: int = 30) -> Samples:
     """Energies and forces beside their labels, of `n_frames` structures at most, and those with the worst forces."""
     frames = frames.select(np.arange(len(frames))[:: max(1, -(-len(frames) // n_frames))])
-    batches = FrameBatches(frames, EdgeTable.build(frames, model.config.cutoff), model.dtype)
+    batches = FrameBatches(frames, PairTable.build(frames, model.config.cutoff), model.dtype)
     forces, energies = [], []
     for start in range(0, len(frames), BATCH_SIZE):
         batch = batches[list(range(start, min(start + BATCH_SIZE, len(frames))))]
@@ -165,7 +165,7 @@ def errors_by_atom(model: Potential, frames: Frames, n_frames: int = 4000) -> tu
     structures at most; NaN where there is no label.
     """
     frames = frames.select(np.arange(len(frames))[:: max(1, -(-len(frames) // n_frames))])
-    batches = FrameBatches(frames, EdgeTable.build(frames, model.config.cutoff), model.dtype)
+    batches = FrameBatches(frames, PairTable.build(frames, model.config.cutoff), model.dtype)
     signals, errors = [], []
     for start in range(0, len(frames), BATCH_SIZE):
         batch = batches[list(range(start, min(start + BATCH_SIZE, len(frames))))].to(model.device)
@@ -207,7 +207,7 @@ def plot_parity(model: Potential, frames: Frames, picture: Path, n_frames: int =
     frames = frames.select(np.arange(len(frames))[:: max(1, len(frames) // n_frames)])
     if frames.forces is None:
         return
-    batches = FrameBatches(frames, EdgeTable.build(frames, model.config.cutoff), model.dtype)
+    batches = FrameBatches(frames, PairTable.build(frames, model.config.cutoff), model.dtype)
     predicted = []
     for start in range(0, len(frames), 64):
         batch = batches[list(range(start, min(start + 64, len(frames))))]

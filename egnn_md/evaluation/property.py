@@ -112,7 +112,7 @@ def _fit_bond_lengths(model: PropertyModel, molecules: Molecules) -> None:
     lengths, kinds = [], []
     for start in range(0, len(molecules), 1024):
         part = _prepared(model, molecules.select(np.arange(start, min(start + 1024, len(molecules)))))
-        found = model.bond_lengths.bonds(part.vectors.norm(dim=-1), part.edge_index, part.species)
+        found = model.bond_lengths.bonds(part.vectors.norm(dim=-1), part.pairs, part.species)
         lengths.append(found[0].float().cpu().numpy())
         kinds.append(found[1].cpu().numpy())
     model.bond_lengths.fit(np.concatenate(lengths), np.concatenate(kinds))

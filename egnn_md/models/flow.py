@@ -35,10 +35,10 @@ from egnn_md.chemistry.molecules import bond_pattern, surroundings
 from egnn_md.chemistry.units import FS_PER_TIME_UNIT
 from egnn_md.models.bounds import check_sizes
 from egnn_md.models.species import Species, check_elements
-from egnn_md.nn.layouts import EdgeList
+from egnn_md.nn.ends import Ends
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.radial import BesselBasis, cutoff_value, distance
-from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, State, VectorLayer, normalised
+from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Pairs, State, VectorLayer, normalised
 from egnn_md.shown import Shown
 
 FORCE_SCALE: Final = 10.0
@@ -167,13 +167,9 @@ class FlowMap(Shown, nn.Module):
         seen = distances.to(self.dtype)
         radial, envelope = self.basis(seen)[0], cutoff_value(seen, self.config.cutoff)
         forward = directions.to(self.dtype).unsqueeze(-1)
-        edges = Edges(
-            EdgeList(torch.cat([pairs, pairs.flip(0)], 1), positions.shape[0]),
-            torch.cat([forward, -forward]),
-            radial.repeat(2, 1),
-            (envelope * NEIGHBOR_SCALE).repeat(2, 1),
-        )
-        h, v = self.through_layers(features, edges)
+        ends = Ends(pairs, positions.shape[0])
+        weight = envelope * NEIGHBOR_SCALE
+        h, v = self.through_layers(features, Pairs(ends, forward, radial, weight))
         terms = self._pair_terms(h, v, pairs, forward, radial) * envelope
         attraction, energy = terms.to(directions.dtype).chunk(2, -1)
         push = directions * (FORCE_SCALE * attraction)
@@ -181,11 +177,11 @@ class FlowMap(Shown, nn.Module):
         impulse = segment_sum(push, first, n_atoms) - segment_sum(push, second, n_atoms)
         return impulse, segment_sum(energy.squeeze(-1), first, n_atoms)
 
-    def through_layers(self, features: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+    def through_layers(self, features: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """h (n_atoms, hidden_dim) and v (n_atoms, 3, n_vectors) after all layers."""
         state = State(features)
         for layer in self.layers:
-            state, _ = layer(state, [edges])
+            state, _ = layer(state, [pairs])
         assert state.v is not None
         return state.h, state.v
 

@@ -64,15 +64,15 @@ class Network(nn.Module):
 
     def forward(self, system: System) -> TermResult:
         energies, features, tape = self.evaluate(system)
-        return TermResult(energies, by_edge=self.gradient(tape), features=features)
+        return TermResult(energies, by_pair=self.gradient(tape), features=features)
 
     def evaluate(self, system: System) -> tuple[Tensor, Tensor, NetworkTape]:
         """Energies (n_atoms,) eV in float64, final features (n_atoms, hidden_dim), and what `gradient` needs."""
-        blocks = [self.pairs(part.directions, part.distances, part.kinds, part.layout) for part in system.blocks]
-        edges = [block.edges for block in blocks]
+        blocks = [self.pairs(part.directions, part.distances, part.kinds, part.ends) for part in system.blocks]
+        pairs = [block.pairs for block in blocks]
         state, tapes = State(gather(self.embedding.weight, system.species)), []
         for layer in self.layers:
-            state, tape = layer(state, edges)
+            state, tape = layer(state, pairs)
             tapes.append(tape)
         first, _, second = self.readout
         hidden = first(state.h)
@@ -80,7 +80,7 @@ class Network(nn.Module):
         return energies, state.h, NetworkTape(blocks, tapes, hidden)
 
     def gradient(self, tape: NetworkTape, by_features: Tensor | None = None) -> Tensor:
-        """∂E/∂r_ij, (n_edges, 3) eV/Å, E the sum of all energies and of what else was made of the features."""
+        """∂E/∂r_ij, (n_pairs, 3) eV/Å, E the sum of all energies and of what else was made of the features."""
         into, out = (part.weight for part in self.readout if isinstance(part, nn.Linear))
         by_h = silu_vjp(out.expand(tape.hidden.shape[0], -1), tape.hidden) @ into
         by = State(by_h if by_features is None else by_h + by_features)

@@ -2,10 +2,11 @@
 
 The energy is a sum of terms (`egnn_md.models.terms`). Those that a checkpoint has are
 
-    E = Σ_i [ E0(Z_i) + ε(h_i) ] + ½ Σ_ij E_ZBL(d_ij)  (+ charges and dispersion at any distance: `long_range`)
+    E = Σ_i [ E0(Z_i) + ε(h_i) ] + Σ_{i<j} E_ZBL(d_ij)  (+ charges and dispersion at any distance: `long_range`)
 
 a reference energy for each element, a network and a screened nuclear repulsion. They depend on positions through the
-edge vectors r_ij alone, so that g_ij = ∂E/∂r_ij gives both F_k = Σ_j g_kj - Σ_i g_ik and the virial Σ_ij r_ij ⊗ g_ij.
+vectors r_ij of pairs alone, each pair once, so that g_ij = ∂E/∂r_ij gives both F_k = Σ_j g_kj - Σ_i g_ik and the virial
+Σ_ij r_ij ⊗ g_ij.
 Charges are read from the network's features between its way forward and its way back, and so are part of g_ij.
 Energies are summed in float64 whatever the precision of the network.
 """
@@ -26,15 +27,15 @@ from egnn_md.models.long_range import Far, FarField, LongRange
 from egnn_md.models.network import Network
 from egnn_md.models.species import Species, check_elements
 from egnn_md.models.terms import EnergyTerm, NuclearRepulsion, ReferenceEnergies, System, TermResult
+from egnn_md.nn.ends import Ends
 from egnn_md.nn.expected_error import ExpectedError
 from egnn_md.nn.familiarity import Familiarity
-from egnn_md.nn.layouts import Layout
 from egnn_md.nn.ops import segment_sum
 from egnn_md.nn.valences import Valences, stranger
 from egnn_md.shown import Shown
 
-PART_EDGES = 3000
-"""Edges of a part of a batch in a compiled call: some 10 MB of what they make."""
+PART_PAIRS = 1500
+"""Pairs of a part of a batch in a compiled call: some 10 MB of what they make."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,12 @@ class PotentialConfig:
 
 
 class ForceCall(NamedTuple):
-    """What the terms that depend on edges alone give."""
+    """What the terms that depend on pairs alone give."""
 
     energies: Tensor
     """(n_atoms,) eV, float64."""
     gradient: Tensor
-    """∂E/∂r_ij, (n_edges, 3) eV/Å."""
+    """∂E/∂r_ij, (n_pairs, 3) eV/Å."""
     features: Tensor
     """Final features of the network, (n_atoms, hidden_dim)."""
     far: FarField | None
@@ -109,7 +110,7 @@ class LocalCall(NamedTuple):
     energies: Tensor
     """(n_atoms,) eV, float64."""
     gradient: Tensor
-    """∂E/∂r_ij, (n_edges, 3) eV/Å."""
+    """∂E/∂r_ij, (n_pairs, 3) eV/Å."""
     forces: Tensor
     """(n_atoms, 3) eV/Å."""
     extrapolation: Tensor
@@ -117,11 +118,11 @@ class LocalCall(NamedTuple):
     charges: Tensor | None = None
     """(n_atoms, 3) e or (n_atoms, 6), see `FarField`."""
     virials: tuple[Tensor, ...] = ()
-    """Of what no edge carries, (3, 3) eV for each periodic structure."""
+    """Of what no pair carries, (3, 3) eV for each periodic structure."""
 
 
 class Potential(Shown, nn.Module):
-    """Energy, forces and stress of a `Graph` whose edges reach at least `config.cutoff`."""
+    """Energy, forces and stress of a `Graph` whose pairs reach at least `config.cutoff`."""
 
     RENAMED: ClassVar[dict[str, str]] = {"readout.": "network.readout."}
     """Beginnings of the names of tensors in older files, and what they are now."""
@@ -205,8 +206,8 @@ class Potential(Shown, nn.Module):
         """Predict for each structure of `graph` (positions in Å, on the model's device); `stress` asks for it too,
         `differentiable` for energies, forces and stress that can be differentiated by the weights.
 
-        Edge vectors are rounded to the model's dtype only after their differences are taken: float64 positions keep
-        a float32 model accurate far from the origin. Edges beyond the cutoff are left out, and mixed precision
+        Vectors of pairs are rounded to the model's dtype only after their differences are taken: float64 positions keep
+        a float32 model accurate far from the origin. Pairs beyond the cutoff are left out, and mixed precision
         (autocast) does not apply. Raises UnsupportedElement.
         """
         if torch.is_autocast_enabled(self.device.type):
@@ -214,19 +215,19 @@ class Potential(Shown, nn.Module):
                 return self(graph, stress=stress, differentiable=differentiable)  # type: ignore[no-any-return]
         with torch.set_grad_enabled(differentiable):
             species = self.species(graph.atomic_numbers)
-            vectors, edge_index = self._edges(graph)
+            vectors, pairs = self._pairs(graph)
             far = None if self.long_range is None else self.long_range.far(graph, self.dtype)
             local_call = self.local_call if differentiable else self.compiled or self._untracked_call
-            inputs = (vectors, species, edge_index, far)
+            inputs = (vectors, species, pairs, far)
             call = None if local_call is not self.compiled else in_parts(local_call, *inputs, graph)
             energies, gradient, forces, extrapolation, charges, virials = call or local_call(*inputs)
             stresses = None
             if stress:
-                stresses = stress_from_edges(vectors, gradient, edge_index, graph.batch, graph.cell, graph.pbc)
+                stresses = stress_from_pairs(vectors, gradient, pairs, graph.batch, graph.cell, graph.pbc)
                 if virials and far is not None:
                     stresses = stresses + stress_from_virials(virials, far, graph.cell, graph.pbc)
             if self.terms:
-                system = System(vectors, species, edge_index, len(self.config.elements), graph)
+                system = System(vectors, species, pairs, len(self.config.elements), graph)
                 results = [term(system) for term in self.terms]
                 energies, forces, stresses = _added(results, system, energies, forces, stresses)
             return Prediction(
@@ -238,37 +239,35 @@ class Potential(Shown, nn.Module):
                 **({} if charges is None else of_charges(charges, graph)),
             )
 
-    def _edges(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Vectors and ends of the edges within the cutoff. On a GPU of all edges: to know how many are left it would
+    def _pairs(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Vectors and atoms of the pairs within the cutoff. On a GPU of all pairs: to know how many are left it would
         have to be waited for, and those beyond add nothing.
         """
-        vectors, edge_index = graph.edge_vectors(), graph.edge_index
+        vectors, pairs = graph.pair_vectors(), graph.pairs
         if vectors.device.type == "cpu":
             inside = (vectors.square().sum(-1) < self.config.cutoff**2).nonzero().squeeze(-1)
             if len(inside) < len(vectors):
-                vectors, edge_index = vectors.index_select(0, inside), edge_index.index_select(1, inside)
-        return vectors.to(self.dtype), edge_index
+                vectors, pairs = vectors.index_select(0, inside), pairs.index_select(1, inside)
+        return vectors.to(self.dtype), pairs
 
-    def _untracked_call(
-        self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None
-    ) -> LocalCall:
+    def _untracked_call(self, vectors: Tensor, species: Tensor, pairs: Tensor, far: Far | None = None) -> LocalCall:
         """`local_call`, of which autograd is told nothing, a tenth of a small molecule's time; ordinary tensors, unless
         the caller is in inference mode already.
         """
         if torch.is_inference_mode_enabled():
-            return self.local_call(vectors, species, edge_index, far)
+            return self.local_call(vectors, species, pairs, far)
         with torch.inference_mode():
-            call = self.local_call(vectors, species, edge_index, far)
+            call = self.local_call(vectors, species, pairs, far)
         return call._replace(
             **{name: value.clone() for name, value in call._asdict().items() if isinstance(value, Tensor)},
             virials=tuple(virial.clone() for virial in call.virials),
         )
 
-    def local_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None) -> LocalCall:
+    def local_call(self, vectors: Tensor, species: Tensor, pairs: Tensor, far: Far | None = None) -> LocalCall:
         """`force_call`, and what atoms get of it."""
-        system = System(vectors, species, edge_index, len(self.config.elements))
+        system = System(vectors, species, pairs, len(self.config.elements))
         energies, gradient, features, field = self._force_call(system, far)
-        forces = forces_from_edges(gradient, system.layout)
+        forces = forces_from_pairs(gradient, system.ends)
         extrapolation = self.extrapolation(features, system)
         if field is None:
             return LocalCall(energies, gradient, forces, extrapolation)
@@ -279,17 +278,17 @@ class Potential(Shown, nn.Module):
         stranger.
         """
         unfamiliar = self.familiarity(features, system.species)
-        strain = self.valences(system.distances, system.kinds, system.layout, system.species)
+        strain = self.valences(system.distances, system.kinds, system.ends, system.species)
         return stranger(unfamiliar, strain).detach()
 
-    def force_call(self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None = None) -> ForceCall:
+    def force_call(self, vectors: Tensor, species: Tensor, pairs: Tensor, far: Far | None = None) -> ForceCall:
         """The terms of the checkpoint: a function of tensors alone, which can be traced, and differentiated by the
         weights where gradients are tracked.
 
-        r_ij (n_edges, 3) in Å, all within the cutoff; species (n_atoms,) int64 positions in `config.elements`;
-        edge_index (2, n_edges); `far`: what models with `long_range` sum; None where only features are wanted.
+        r_ij (n_pairs, 3) in Å, all within the cutoff; species (n_atoms,) int64 positions in `config.elements`;
+        pairs (2, n_pairs); `far`: what models with `long_range` sum; None where only features are wanted.
         """
-        return self._force_call(System(vectors, species, edge_index, len(self.config.elements)), far)
+        return self._force_call(System(vectors, species, pairs, len(self.config.elements)), far)
 
     def _force_call(self, system: System, far: Far | None) -> ForceCall:
         learned, features, tape = self.network.evaluate(system)
@@ -300,35 +299,35 @@ class Potential(Shown, nn.Module):
         energies = learned + repulsion.energies + self.reference(system).energies
         if field is not None:
             energies = energies + field.energies
-        by_edge = self.network.gradient(tape, None if field is None else field.by_features)
-        return ForceCall(energies, by_edge + repulsion.by_edge, features, field)
+        by_pair = self.network.gradient(tape, None if field is None else field.by_features)
+        return ForceCall(energies, by_pair + repulsion.by_pair, features, field)
 
 
 def in_parts(
     local_call: Callable[..., LocalCall],
     vectors: Tensor,
     species: Tensor,
-    edge_index: Tensor,
+    pairs: Tensor,
     far: Far | None,
     graph: Graph,
 ) -> LocalCall | None:
-    """`local_call` of a batch, some structures at a time, so that what their edges make stays in a core's cache; None
-    where that is not to be had: little to cut, atoms or edges that do not lie structure by structure, models with
+    """`local_call` of a batch, some structures at a time, so that what their pairs make stays in a core's cache; None
+    where that is not to be had: little to cut, atoms or pairs that do not lie structure by structure, models with
     charges.
     """
-    n_edges = vectors.shape[0]
-    if graph.n_graphs == 1 or far is not None or n_edges < 2 * PART_EDGES:
+    n_pairs = vectors.shape[0]
+    if graph.n_graphs == 1 or far is not None or n_pairs < 2 * PART_PAIRS:
         return None
-    owner = graph.batch.index_select(0, edge_index[0])
+    owner = graph.batch.index_select(0, pairs[0])
     if bool((owner.diff() < 0).any()) or bool((graph.batch.diff() < 0).any()):
         return None
-    edges = torch.bincount(owner, minlength=graph.n_graphs).cumsum(0)
+    ends = torch.bincount(owner, minlength=graph.n_graphs).cumsum(0)
     atoms = torch.bincount(graph.batch, minlength=graph.n_graphs).cumsum(0)
-    part = torch.div(edges - 1, PART_EDGES, rounding_mode="floor")
+    part = torch.div(ends - 1, PART_PAIRS, rounding_mode="floor")
     last = torch.cat([part[1:] != part[:-1], part.new_ones(1, dtype=torch.bool)])  # structure of each part
     calls, start, first = [], 0, 0
-    for end, after in zip(edges[last].tolist(), atoms[last].tolist(), strict=True):
-        own = edge_index[:, start:end] - first
+    for end, after in zip(ends[last].tolist(), atoms[last].tolist(), strict=True):
+        own = pairs[:, start:end] - first
         calls.append(local_call(vectors[start:end], species[first:after], own))
         start, first = end, after
     return LocalCall(
@@ -339,22 +338,22 @@ def in_parts(
     )
 
 
-def forces_from_edges(gradient: Tensor, layout: Layout) -> Tensor:
-    """F_k = Σ_j g_kj - Σ_i g_ik, (n_atoms, 3) eV/Å, from g_ij = ∂E/∂r_ij (n_edges, 3) eV/Å."""
-    return layout.to_centre(gradient, None) - layout.to_neighbor(gradient, None)
+def forces_from_pairs(gradient: Tensor, ends: Ends) -> Tensor:
+    """F_k = Σ_j g_kj - Σ_i g_ik, (n_atoms, 3) eV/Å, from g_ij = ∂E/∂r_ij (n_pairs, 3) eV/Å."""
+    return ends.sum((gradient, -gradient))
 
 
-def stress_from_edges(
-    vectors: Tensor, gradient: Tensor, edge_index: Tensor, batch: Tensor, cell: Tensor, pbc: Tensor
+def stress_from_pairs(
+    vectors: Tensor, gradient: Tensor, pairs: Tensor, batch: Tensor, cell: Tensor, pbc: Tensor
 ) -> Tensor:
-    """The symmetric stress (1/V) Σ_ij r_ij ⊗ g_ij, (n_graphs, 3, 3) eV/Å³, from g_ij = ∂E/∂r_ij (n_edges, 3) eV/Å; NaN
-    where a structure is not periodic in three directions. r_ij, edge_index, batch, cell and pbc as in `Graph`.
+    """The symmetric stress (1/V) Σ_ij r_ij ⊗ g_ij, (n_graphs, 3, 3) eV/Å³, from g_ij = ∂E/∂r_ij (n_pairs, 3) eV/Å; NaN
+    where a structure is not periodic in three directions. r_ij, pairs, batch, cell and pbc as in `Graph`.
     """
     if cell.shape[0] == 1:
         virial = (vectors.double().mT @ gradient.double()).to(gradient.dtype).unsqueeze(0)
     else:
         virials = vectors.unsqueeze(-1) * gradient.unsqueeze(-2)
-        virial = segment_sum(virials, batch.index_select(0, edge_index[0]), cell.shape[0])
+        virial = segment_sum(virials, batch.index_select(0, pairs[0]), cell.shape[0])
     return _over_volume(virial, cell, pbc)
 
 
@@ -399,11 +398,11 @@ def _added(
     assert graph is not None
     for result in results:
         energies = energies + result.energies
-        if result.by_edge is not None:
-            forces = forces + forces_from_edges(result.by_edge, system.layout)
+        if result.by_pair is not None:
+            forces = forces + forces_from_pairs(result.by_pair, system.ends)
             if stresses is not None:
-                edges = (system.vectors, result.by_edge, system.edge_index)
-                stresses = stresses + stress_from_edges(*edges, graph.batch, graph.cell, graph.pbc)
+                pairs = (system.vectors, result.by_pair, system.pairs)
+                stresses = stresses + stress_from_pairs(*pairs, graph.batch, graph.cell, graph.pbc)
         if result.by_position is not None:
             forces = forces - result.by_position.to(forces)
             if stresses is not None:

@@ -173,15 +173,15 @@ class PropertyModel(Shown, nn.Module):
         positions = graph.positions.double()
         weighted = segment_sum(torch.cat([masses * positions, masses], 1), graph.batch, graph.n_graphs)
         centred = positions - (weighted[:, :3] / weighted[:, 3:]).index_select(0, graph.batch)
-        vectors = graph.edge_vectors().to(self.dtype)
-        return MoleculeBatch(vectors, centred.to(self.dtype), species, graph.edge_index, graph.batch, graph.n_graphs)
+        vectors = graph.pair_vectors().to(self.dtype)
+        return MoleculeBatch(vectors, centred.to(self.dtype), species, graph.pairs, graph.batch, graph.n_graphs)
 
     def forward(self, graph: Graph) -> PropertyPrediction:
         """Predict for each molecule of `graph`; see `prepare`."""
         molecules = self.prepare(graph)
         out = self.network(molecules)
         familiarity = self.familiarity(out.features.detach(), molecules.species)
-        strain = self.bond_lengths(molecules.vectors.norm(dim=-1), molecules.edge_index, molecules.species)
+        strain = self.bond_lengths(molecules.vectors.norm(dim=-1), molecules.pairs, molecules.species)
         return PropertyPrediction(
             values=self.properties(out, molecules),
             uncertainty=self.uncertainty(out),

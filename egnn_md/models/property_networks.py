@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from egnn_md.nn.egcl import EGCL, EdgeInput, NodeState
-from egnn_md.nn.layouts import EdgeList
+from egnn_md.nn.ends import Ends
 from egnn_md.nn.ops import gather, segment_sum
 from egnn_md.nn.radial import BesselBasis, cutoff_value, distance
-from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, State, VectorLayer, saturated
+from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Pairs, State, VectorLayer, saturated
 
 SUMS: Final = ("alpha", "zpve", "u0", "u298-u0", "h298-g298", "cv")
 """Readouts that are a sum over atoms."""
@@ -34,13 +34,13 @@ class MoleculeBatch(NamedTuple):
     """What the networks read."""
 
     vectors: Tensor
-    """r_ij, (n_edges, 3) Å."""
+    """r_ij of each pair of atoms, (n_pairs, 3) Å."""
     centred: Tensor
     """Positions from each molecule's centre of mass, (n_atoms, 3) Å."""
     species: Tensor
     """(n_atoms,) position of each atom's element among the model's."""
-    edge_index: Tensor
-    """(2, n_edges)."""
+    pairs: Tensor
+    """(2, n_pairs), each pair once."""
     batch: Tensor
     """(n_atoms,) the molecule of each atom."""
     n_molecules: int
@@ -80,11 +80,12 @@ class PaperNetwork(nn.Module):
         self.pooled_dim = hidden_dim
 
     def forward(self, molecules: MoleculeBatch) -> NetworkOutput:
-        """See `MoleculeBatch`; edges are to be all pairs."""
+        """See `MoleculeBatch`; all pairs of atoms are to be there."""
         h = gather(self.embedding(self.inputs), molecules.species)
         x = molecules.centred
         state = NodeState(h, x)
-        edges = EdgeInput(molecules.edge_index, x.new_ones(x.shape[0], 1))
+        edge_index = torch.cat([molecules.pairs, molecules.pairs.flip(0)], 1)
+        edges = EdgeInput(edge_index, x.new_ones(x.shape[0], 1))
         for layer in self.layers:
             state = layer(state, edges)
         pooled = segment_sum(self.node_decoder(state.features), molecules.batch, molecules.n_molecules)
@@ -126,11 +127,11 @@ class VectorNetwork(nn.Module):
         self.molecule = _two_layers(self.pooled_dim, len(POOLED), hidden_dim)
 
     def forward(self, molecules: MoleculeBatch) -> NetworkOutput:
-        """See `MoleculeBatch`; edges are to reach `cutoff`. Outputs in the order of `READOUTS`."""
+        """See `MoleculeBatch`; pairs are to reach `cutoff`. Outputs in the order of `READOUTS`."""
         state = State(gather(self.embedding.weight, molecules.species))
-        edges = self._edges(molecules)
+        pairs = self._pairs(molecules)
         for layer in self.layers:
-            state, _ = layer(state, [edges])
+            state, _ = layer(state, [pairs])
         v = state.v
         assert v is not None
         h = saturated(state.h, state.h.square(), BOUND)
@@ -144,12 +145,12 @@ class VectorNetwork(nn.Module):
             values[name] = values[name] + value if name in values else value
         return NetworkOutput(torch.stack([values[name] for name in READOUTS], 1), h, pooled)
 
-    def _edges(self, molecules: MoleculeBatch) -> Edges:
+    def _pairs(self, molecules: MoleculeBatch) -> Pairs:
         d = distance(molecules.vectors)
         directions = (molecules.vectors / d).unsqueeze(-1)
         weight = cutoff_value(d, self.cutoff) * NEIGHBOR_SCALE
-        layout = EdgeList(molecules.edge_index, molecules.species.shape[0])
-        return Edges(layout, directions, self.basis.value(d), weight)
+        ends = Ends(molecules.pairs, molecules.species.shape[0])
+        return Pairs(ends, directions, self.basis.value(d), weight)
 
     def _moments(self, atom: Tensor, v: Tensor, by_atom: Tensor, molecules: MoleculeBatch) -> dict[str, Tensor]:
         """Dipole moment and spatial extent."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from egnn_md.graph import Graph
-from egnn_md.nn.layouts import EdgeList, block_size
+from egnn_md.nn.ends import Ends, block_size
 from egnn_md.nn.ops import kept
 from egnn_md.nn.radial import distance
 from egnn_md.nn.repulsion import Repulsion
@@ -26,11 +26,11 @@ class System:
     """What the terms read of one or several structures. Lengths in Å."""
 
     vectors: Tensor
-    """r_ij of each edge within the cutoff, (n_edges, 3), in the precision of the model."""
+    """r_ij of each pair of atoms within the cutoff, (n_pairs, 3), in the precision of the model."""
     species: Tensor
     """(n_atoms,) int64 positions of the elements among the model's."""
-    edge_index: Tensor
-    """(2, n_edges) int64: centre i, neighbour j."""
+    pairs: Tensor
+    """(2, n_pairs) int64, atoms i and j: every pair stands once."""
     n_elements: int
     """How many the model knows."""
     graph: Graph | None = None
@@ -43,38 +43,38 @@ class System:
 
     @cached_property
     def distances(self) -> Tensor:
-        """d_ij, (n_edges, 1)."""
+        """d_ij, (n_pairs, 1)."""
         return kept(distance(self.vectors))
 
     @cached_property
     def directions(self) -> Tensor:
-        """r̂_ij, (n_edges, 3)."""
+        """r̂_ij, (n_pairs, 3)."""
         return kept(self.vectors / self.distances)
 
     @cached_property
-    def layout(self) -> EdgeList:
-        """What gathers at the ends of edges and sums over them."""
-        return EdgeList(self.edge_index, self.n_atoms)
+    def ends(self) -> Ends:
+        """What brings values of atoms to the ends of pairs, and sums them up there."""
+        return Ends(self.pairs, self.n_atoms)
 
     @cached_property
     def kinds(self) -> Tensor:
-        """The pair of elements of each edge, (n_edges,): species of i times `n_elements` plus species of j."""
-        centre, neighbor = self.layout.centre, self.layout.neighbor
-        return self.species.index_select(0, centre) * self.n_elements + self.species.index_select(0, neighbor)
+        """The elements of each pair, (n_pairs,): species of i times `n_elements` plus species of j."""
+        first, second = self.ends.first, self.ends.second
+        return self.species.index_select(0, first) * self.n_elements + self.species.index_select(0, second)
 
     @cached_property
     def blocks(self) -> list[System]:
-        """The same, its edges in blocks that are worked on one after another. One block holds all where gradients are
+        """The same, its pairs in blocks that are worked on one after another. One block holds all where gradients are
         tracked (nothing is made twice) and where sizes are symbols (a trace serves every size).
         """
-        n_edges = self.vectors.shape[0]
-        if torch.is_grad_enabled() or isinstance(n_edges, torch.SymInt):
+        n_pairs = self.vectors.shape[0]
+        if torch.is_grad_enabled() or isinstance(n_pairs, torch.SymInt):
             return [self]
-        size = block_size(n_edges, self.vectors.device.type)
-        if n_edges <= size:
+        size = block_size(n_pairs, self.vectors.device.type)
+        if n_pairs <= size:
             return [self]
-        parts = zip(torch.split(self.vectors, size), torch.split(self.edge_index, size, 1), strict=True)
-        return [replace(self, vectors=vectors, edge_index=edge_index) for vectors, edge_index in parts]
+        parts = zip(torch.split(self.vectors, size), torch.split(self.pairs, size, 1), strict=True)
+        return [replace(self, vectors=vectors, pairs=pairs) for vectors, pairs in parts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +83,10 @@ class TermResult:
 
     energies: Tensor
     """(n_atoms,) float64, eV."""
-    by_edge: Tensor | None = None
-    """∂E/∂r_ij, (n_edges, 3) eV/Å: forces and stress follow."""
+    by_pair: Tensor | None = None
+    """∂E/∂r_ij of each pair, (n_pairs, 3) eV/Å: forces and stress follow."""
     by_position: Tensor | None = None
-    """∂E/∂x_i, (n_atoms, 3) eV/Å, of what no edge carries."""
+    """∂E/∂x_i, (n_atoms, 3) eV/Å, of what no pair carries."""
     virial: Tensor | None = None
     """Σ_k x_k ⊗ ∂E/∂x_k and what the cell adds: ∂E by a strain of positions and cell together, (n_graphs, 3, 3) eV, of
     what `by_position` holds. None: not known, and so the stress is NaN."""
@@ -120,7 +120,7 @@ class ReferenceEnergies(nn.Module):
 
 
 class NuclearRepulsion(nn.Module):
-    """½ Σ_ij E_ZBL(d_ij), see `Repulsion`."""
+    """Σ E_ZBL(d_ij) over pairs, half of each to either atom, see `Repulsion`."""
 
     def __init__(self, elements: Sequence[int], *, reach: float) -> None:
         super().__init__()
@@ -128,10 +128,11 @@ class NuclearRepulsion(nn.Module):
 
     def forward(self, system: System) -> TermResult:
         energies: Tensor | None = None
-        by_edge = []
+        by_pair = []
         for part in system.blocks:
             energy, slope = self.repulsion(part.distances, part.kinds)
-            energies = part.layout.to_centre(energy.squeeze(-1).double(), energies)
-            by_edge.append(part.directions * slope)
+            half = 0.5 * energy.squeeze(-1).double()
+            energies = part.ends.sum((half, half), energies)
+            by_pair.append(part.directions * slope)
         assert energies is not None
-        return TermResult(energies, by_edge=torch.cat(by_edge) if len(by_edge) > 1 else by_edge[0])
+        return TermResult(energies, by_pair=torch.cat(by_pair) if len(by_pair) > 1 else by_pair[0])

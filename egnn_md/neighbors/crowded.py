@@ -49,8 +49,9 @@ def repulsion_of(
     depth = np.clip(1.0 - distances / (REACH * sums), 0.0, None)
     n_atoms = len(radii)
     energies = np.full(n_atoms, PLATEAU / n_atoms)
-    np.add.at(energies, i, 0.5 * STRENGTH * depth**2)
-    slope = -STRENGTH * depth / (REACH * sums * np.maximum(distances, 1e-12))  # of half a pair, by the vector
+    for end in (i, j):
+        np.add.at(energies, end, 0.5 * STRENGTH * depth**2)
+    slope = -2.0 * STRENGTH * depth / (REACH * sums * np.maximum(distances, 1e-12))
     gradient = slope[:, None] * vectors
     forces = np.zeros((n_atoms, 3))
     np.add.at(forces, i, gradient)

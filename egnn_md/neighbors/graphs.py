@@ -22,8 +22,8 @@ class GraphBuilder:
 
     >>> from ase.build import molecule
     >>> build, atoms = GraphBuilder(cutoff=5.0), molecule("CH4")
-    >>> build(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc).n_edges  # every pair, from both ends
-    20
+    >>> build(atoms.positions, atoms.numbers, atoms.cell.array, atoms.pbc).n_pairs
+    10
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class GraphBuilder:
 
         Raises ValueError as `VerletList.update`.
         """
-        edge_index, edge_shift = self.neighbors.update(positions, cell, pbc)
+        pairs, shifts = self.neighbors.update(positions, cell, pbc)
         numbers_key = atomic_numbers.tobytes()
         if numbers_key != self._numbers_key:
             self._numbers = torch.tensor(atomic_numbers, dtype=torch.int64, device=self.device)
@@ -59,8 +59,8 @@ class GraphBuilder:
         return Graph(
             positions=torch.from_numpy(np.array(positions, dtype=np.float64)).to(self.device),
             atomic_numbers=self._numbers,
-            edge_index=edge_index,
-            edge_shift=edge_shift,
+            pairs=pairs,
+            shifts=shifts,
             cell=self._cell,
             pbc=self._pbc,
             batch=self._batch,
@@ -70,7 +70,7 @@ class GraphBuilder:
 def molecules_graph(positions: Tensor, atomic_numbers: Tensor, n_atoms: Tensor, cutoff: float) -> Graph:
     """Isolated molecules side by side, all their distances at once: for many small ones on any device.
 
-    positions (total, 3) in Å and atomic_numbers (total,), one molecule after another; n_atoms (n_molecules,). Edges
+    positions (total, 3) in Å and atomic_numbers (total,), one molecule after another; n_atoms (n_molecules,). Pairs
     within `cutoff` Å; math.inf keeps every pair. Needs n_molecules times the square of the largest in memory.
     """
     n_molecules, device = len(n_atoms), positions.device
@@ -80,14 +80,13 @@ def molecules_graph(positions: Tensor, atomic_numbers: Tensor, n_atoms: Tensor, 
     padded = positions.new_full((n_molecules, int(n_atoms.max()), 3), math.nan)
     padded[batch, slot] = positions
     near = torch.cdist(padded, padded, compute_mode="donot_use_mm_for_euclid_dist") < cutoff  # NaN is near nothing
-    near.diagonal(dim1=1, dim2=2).fill_(False)
-    molecule, i, j = near.nonzero(as_tuple=True)
+    molecule, i, j = near.triu(1).nonzero(as_tuple=True)
     first = starts[molecule]
     return Graph(
         positions=positions,
         atomic_numbers=atomic_numbers,
-        edge_index=torch.stack([first + i, first + j]),
-        edge_shift=None,
+        pairs=torch.stack([first + i, first + j]),
+        shifts=None,
         cell=positions.new_zeros(n_molecules, 3, 3),
         pbc=torch.zeros(n_molecules, 3, dtype=torch.bool, device=device),
         batch=batch,

@@ -1,7 +1,7 @@
 """Neighbour lists: all pairs for small molecules, vesin for the rest, and a Verlet skin around both.
 
-An edge e points from the centre i to the neighbour j: r_ij = r_j - r_i + S @ cell, S the integer cell shift. Every
-pair stands twice, once from each end. Lengths in Å.
+Every pair of atoms stands once: r_ij = r_j - r_i + S @ cell, S the integer cell shift, i < j, or i = j and the first
+number of S that is not zero is positive. Lengths in Å.
 """
 
 from __future__ import annotations
@@ -47,38 +47,44 @@ def neighbor_list(
 ) -> tuple[IntArray, IntArray | None]:
     """All pairs closer than `cutoff`, periodic images included.
 
-    positions (n_atoms, 3) and cell (3, 3, rows are vectors) in Å, pbc (3,) -> edge_index (2, n_edges) and edge_shift
-    (n_edges, 3), None if nothing is periodic. Cells may be triclinic, periodic in some directions only, and smaller
-    than the cutoff. Raises ValueError for NaN positions and for a periodic direction without a cell vector.
+    positions (n_atoms, 3) and cell (3, 3, rows are vectors) in Å, pbc (3,) -> atoms i and j of each pair (2, n_pairs)
+    and shifts S (n_pairs, 3), None if nothing is periodic. Cells may be triclinic, periodic in some directions only,
+    and smaller than the cutoff. Raises ValueError for NaN positions and for a periodic direction without a cell vector.
     """
-    edge_index, edge_shift, _ = _pairs(positions, cell, pbc, cutoff)
-    return edge_index, edge_shift
+    pairs, shifts, _ = _pairs(positions, cell, pbc, cutoff)
+    return pairs, shifts
 
 
 def _pairs(
     positions: FloatArray, cell: FloatArray, pbc: BoolArray, cutoff: float
 ) -> tuple[IntArray, IntArray | None, FloatArray]:
-    """As `neighbor_list`, with the distance of each edge (n_edges,), Å."""
+    """As `neighbor_list`, with the distance of each pair (n_pairs,), Å."""
     if not np.isfinite(positions).all():
         atom = int(np.flatnonzero(~np.isfinite(positions).all(1))[0])
         raise ValueError(f"the position of atom {atom} (counted from 0) is NaN or infinite")
     if not pbc.any():
         if len(positions) <= BRUTE_FORCE_ATOMS:
             squared = ((positions[:, None] - positions) ** 2).sum(-1)
-            np.fill_diagonal(squared, np.inf)
-            index = np.stack(np.nonzero(squared < cutoff**2))
+            index = np.stack(np.nonzero(np.triu(squared < cutoff**2, 1)))
             return index, None, np.sqrt(squared[index[0], index[1]])
         bounded_box(positions, np.eye(3), pbc, cutoff)
         i, j, distances = _vesin(cutoff).compute(positions, np.zeros((3, 3)), False, "ijd")
-        return np.stack([i, j]).astype(np.int64), None, distances
+        first, second = np.minimum(i, j).astype(np.int64), np.maximum(i, j).astype(np.int64)
+        order = np.lexsort((second, first))
+        return np.stack([first, second])[:, order], None, distances[order]
     box = bounded_box(positions, complete_cell(cell, pbc), pbc, cutoff)
     i, j, shifts, distances = _vesin(cutoff).compute(positions, box, pbc, "ijSd")
-    order = np.lexsort((*shifts.T, j, i))  # vesin leaves images of the same pair in any order
-    return np.stack([i, j])[:, order].astype(np.int64), shifts[order].astype(np.int64), distances[order]
+    i, j, shifts = i.astype(np.int64), j.astype(np.int64), shifts.astype(np.int64)
+    leading = np.take_along_axis(shifts, (shifts != 0).argmax(1)[:, None], 1)[:, 0]
+    turned = (i > j) | ((i == j) & (leading < 0))  # vesin names the atoms of a pair in any order
+    index = np.where(turned, np.stack([j, i]), np.stack([i, j]))
+    shifts = np.where(turned[:, None], -shifts, shifts)
+    order = np.lexsort((*shifts.T, *index[::-1]))
+    return index[:, order], shifts[order], distances[order]
 
 
 def _vesin(cutoff: float) -> vesin.NeighborList:
-    return vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
+    return vesin.NeighborList(cutoff=cutoff, full_list=False, sorted=False, n_threads=1)
 
 
 def bounded_box(positions: FloatArray, box: FloatArray, pbc: BoolArray, cutoff: float) -> FloatArray:
@@ -136,7 +142,7 @@ class VerletList:
 
     The list holds all pairs closer than cutoff + skin. Let the cell have changed from H0 to H = H0 F since, and write
     each position as x_k = x0_k F + u_k + w_k H + c, with whole numbers w_k (atom k was wrapped) and one c (all moved
-    together). An edge r0 of the list is then r = r0 F + u_j - u_i with the shift S + w_i - w_j, so that
+    together). A vector r0 of the list is then r = r0 F + u_j - u_i with the shift S + w_i - w_j, so that
     |r| >= σ |r0| - 2 max|u|, σ the smallest singular value of F. Nothing outside the list has come closer than the
     cutoff while
 
@@ -163,27 +169,27 @@ class VerletList:
         self.closest = closest
         self.device = torch.device(device)
         self.n_builds = 0
-        self._list: _Edges | None = None
+        self._list: _Pairs | None = None
         self._reference: _Reference | None = None
 
     def update(self, positions: FloatArray, cell: FloatArray, pbc: BoolArray) -> tuple[Tensor, Tensor | None]:
-        """edge_index (2, n_edges) int64 and edge_shift (n_edges, 3) float64 or None, complete for these positions.
+        """Pairs (2, n_pairs) int64 and shifts (n_pairs, 3) float64 or None, complete for these positions.
 
-        The same tensors come back as long as the list holds; after wrapping, the same edges with new shifts.
+        The same tensors come back as long as the list holds; after wrapping, the same pairs with new shifts.
         Arguments as `neighbor_list`. Raises ValueError as it does, and for atoms closer than `closest`, naming them.
         """
-        edges, reference = self._list, self._reference
-        if edges is None or reference is None or not reference.fits(len(positions), pbc):
-            edges = self._build(positions, cell, pbc)
+        pairs, reference = self._list, self._reference
+        if pairs is None or reference is None or not reference.fits(len(positions), pbc):
+            pairs = self._build(positions, cell, pbc)
         elif not reference.holds(positions, cell):
             wraps = reference.follow(positions)
             if wraps is None:
-                edges = self._build(positions, cell, pbc)
+                pairs = self._build(positions, cell, pbc)
             else:
-                edges.wrap(wraps)
-        return edges.index, edges.shift
+                pairs.wrap(wraps)
+        return pairs.index, pairs.shift
 
-    def _build(self, positions: FloatArray, cell: FloatArray, pbc: BoolArray) -> _Edges:
+    def _build(self, positions: FloatArray, cell: FloatArray, pbc: BoolArray) -> _Pairs:
         all_pairs = len(positions) <= ALL_PAIRS_ATOMS and not pbc.any()
         kept = self._list if all_pairs and self._reference and self._reference.fits(len(positions), pbc) else None
         self._list = self._reference = None  # an error below must not leave an old list behind
@@ -198,7 +204,7 @@ class VerletList:
                 "not a structure that a potential can describe"
             )
         if kept is None:
-            kept = _Edges(index, shift, self.device)
+            kept = _Pairs(index, shift, self.device)
             self.n_builds += 1
         self._list = kept
         completeness = None if all_pairs else (self.cutoff, reach)
@@ -206,7 +212,7 @@ class VerletList:
         return kept
 
 
-class _Edges:
+class _Pairs:
     """The list as tensors."""
 
     def __init__(self, index: IntArray, shift: IntArray | None, device: torch.device) -> None:
@@ -214,7 +220,7 @@ class _Edges:
         self.shift = None if shift is None else torch.from_numpy(shift).to(device, torch.float64)
 
     def wrap(self, wraps: FloatArray) -> None:
-        """Atoms have moved by `wraps` (n_atoms, 3) cell vectors: the same edges, S + w_i - w_j."""
+        """Atoms have moved by `wraps` (n_atoms, 3) cell vectors: the same pairs, S + w_i - w_j."""
         if self.shift is not None and wraps.any():
             moved = torch.from_numpy(wraps).to(self.shift.device)
             self.shift = self.shift + moved.index_select(0, self.index[0]) - moved.index_select(0, self.index[1])

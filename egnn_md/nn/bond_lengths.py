@@ -39,30 +39,34 @@ class BondLengths(nn.Module):
         self.shortest: Tensor
         self.longest: Tensor
 
-    def forward(self, distances: Tensor, edge_index: Tensor, species: Tensor) -> Tensor:
+    def forward(self, distances: Tensor, pairs: Tensor, species: Tensor) -> Tensor:
         """Largest strain of each atom's bonds, (n_atoms,).
 
-        distances (n_edges,) Å; edge_index (2, n_edges), each pair in both directions; species (n_atoms,).
+        distances (n_pairs,) Å; pairs (2, n_pairs), each once; species (n_atoms,).
         """
-        bound, kinds = self._bound(distances, edge_index, species)
+        bound, kinds = self._bound(distances, pairs, species)
         low, high = self.shortest.index_select(0, kinds), self.longest.index_select(0, kinds)
         middle, half = (low + high) / 2, ((high - low) / 2).clamp(min=1e-3)
         away = (distances - middle).abs()
         strain = torch.where(away < half, away / half, 1.0 + (away - half) / TOLERANCE)
         strain = torch.where(bound, strain.nan_to_num(nan=math.inf, posinf=math.inf), 0.0)
-        return strain.new_zeros(species.shape[0]).scatter_reduce(0, edge_index[0], strain, "amax")
+        return strain.new_zeros(species.shape[0]).scatter_reduce(0, pairs.flatten(), strain.repeat(2), "amax")
 
-    def bonds(self, distances: Tensor, edge_index: Tensor, species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def bonds(self, distances: Tensor, pairs: Tensor, species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of each bond, from either end: its length (Å), its kind, its first atom; (n_bonds,) each."""
-        bound, kinds = self._bound(distances, edge_index, species)
-        return distances[bound], kinds[bound], edge_index[0, bound]
+        bound, kinds = self._bound(distances, pairs, species)
+        back = kinds % self.n_kinds * self.n_kinds + kinds // self.n_kinds
+        found = torch.stack([kinds[bound], back[bound]])
+        return distances[bound].repeat(2), found.flatten(), pairs[:, bound].flatten()
 
-    def _bound(self, distances: Tensor, edge_index: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
-        """Which edges are bonds, and of what kind they would be, (n_edges,) each."""
-        i, j = edge_index
+    def _bound(self, distances: Tensor, pairs: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
+        """Which pairs are bonds, and of what kind they would be, (n_pairs,) each."""
+        i, j = pairs
         first, second = species.index_select(0, i), species.index_select(0, j)
         bound = distances < self.reach.index_select(0, first) + self.reach.index_select(0, second)
-        n_neighbors = segment_sum(bound.to(i.dtype), i, species.shape[0]).clamp(max=MOST_NEIGHBORS)
+        n_neighbors = segment_sum(bound.to(i.dtype).repeat(2), pairs.flatten(), species.shape[0]).clamp(
+            max=MOST_NEIGHBORS
+        )
         kind = species * (MOST_NEIGHBORS + 1) + n_neighbors
         return bound, kind.index_select(0, i) * self.n_kinds + kind.index_select(0, j)
 

@@ -83,7 +83,7 @@ def plus_product(x: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
 
 
 def ahead_of_time(values: Tensor) -> bool:
-    """Whether this is a trace of a force call, to be compiled for any number of atoms and edges: the first dimension is
+    """Whether this is a trace of a force call, to be compiled for any number of atoms and pairs: the first dimension is
     a symbol, and no gradients are tracked.
     """
     return isinstance(values.shape[0], torch.SymInt) and not torch.is_grad_enabled()
@@ -106,10 +106,8 @@ def product(rows: Tensor, matrix: Tensor) -> Tensor:
     return rows @ matrix.mT.contiguous() if ahead_of_time(rows) else linear(rows, matrix)
 
 
-def silu_vjp(by: Tensor, x: Tensor, sigmoid: Tensor | None = None) -> Tensor:
-    """∂E by x from ∂E by SiLU(x); `sigmoid` of x if it is known."""
-    if sigmoid is not None:
-        return by * sigmoid * (1.0 + x * (1.0 - sigmoid))
+def silu_vjp(by: Tensor, x: Tensor) -> Tensor:
+    """∂E by x from ∂E by SiLU(x)."""
     if not torch.is_grad_enabled():
         out: Tensor = _silu_backward(by, x)
         return out

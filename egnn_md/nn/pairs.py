@@ -17,37 +17,37 @@ from torch import Tensor
 
 from egnn_md.chemistry.elements import COVALENT_RADII
 from egnn_md.nn.constants import WithConstants
-from egnn_md.nn.layouts import Layout
+from egnn_md.nn.ends import Ends
 from egnn_md.nn.ops import kept
 from egnn_md.nn.radial import BesselBasis, cutoff_envelope, soft_core
 from egnn_md.nn.symmetric import SymmetricSquare
-from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, PairGradients
+from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, PairGradients, Pairs
 
 
 @dataclass(frozen=True, eq=False)
 class PairValues:
-    """Functions of each edge vector of a block of edges."""
+    """Functions of the vector of each pair of a block."""
 
-    edges: Edges
+    pairs: Pairs
     distances: Tensor
-    """d, (n_edges, 1) Å."""
+    """d, (n_pairs, 1) Å."""
     seen_slope: Tensor
-    """s', (n_edges, 1)."""
+    """s', (n_pairs, 1)."""
     radial_slope: Tensor
-    """b', (n_edges, n_radial)."""
+    """b', (n_pairs, n_radial)."""
     envelope_slope: Tensor
-    """f', (n_edges, 1)."""
+    """f', (n_pairs, 1)."""
     square: SymmetricSquare | None
-    """What made the quadrupoles of `edges`."""
+    """What made the quadrupoles of `pairs`."""
 
     def gradient(self, by: PairGradients) -> Tensor:
-        """∂E/∂r_ij, (n_edges, n_dim) eV/Å, from the gradients by the values of `edges`."""
+        """∂E/∂r_ij, (n_pairs, n_dim) eV/Å, from the gradients by the values of `pairs`."""
         assert by.by_directions is not None
         assert by.by_radial is not None
         assert by.by_weight is not None
-        direction, by_directions = self.edges.directions.squeeze(-1), by.by_directions.sum(-1)
+        direction, by_directions = self.pairs.directions.squeeze(-1), by.by_directions.sum(-1)
         if by.by_quadrupoles is not None and self.square is not None:
-            by_directions = by_directions + self.square.vjp(by.by_quadrupoles, self.edges.directions).squeeze(-1)
+            by_directions = by_directions + self.square.vjp(by.by_quadrupoles, self.pairs.directions).squeeze(-1)
         by_seen = torch.addcmul(
             (by.by_radial * self.radial_slope).sum(-1, keepdim=True),
             by.by_weight.sum(-1, keepdim=True),
@@ -60,7 +60,7 @@ class PairValues:
 
 
 class PairFunctions(WithConstants):
-    """Edge vectors -> `PairValues`.
+    """Vectors of pairs -> `PairValues`.
 
     `seen`, the distance that the network may see, stops shrinking between `core_end` and `core_start`, in sums of
     covalent radii, so that no learned radial force can beat a repulsion that is added to it.
@@ -84,18 +84,16 @@ class PairFunctions(WithConstants):
         self.core: Tensor
         self.square = SymmetricSquare(3) if quadrupoles else None
 
-    def forward(self, directions: Tensor, distances: Tensor, kinds: Tensor, layout: Layout) -> PairValues:
-        """r̂_ij (n_edges, n_dim), d_ij (n_edges, 1) Å, the pair of elements of each edge (n_edges,) as a row of
-        `bond_lengths`.
-        """
+    def forward(self, directions: Tensor, distances: Tensor, kinds: Tensor, ends: Ends) -> PairValues:
+        """r̂_ij (n_pairs, n_dim), d_ij (n_pairs, 1) Å, elements of each pair (n_pairs,) as a row of `bond_lengths`."""
         start, end = self.core.index_select(0, kinds).chunk(2, 1)
         seen, seen_slope = soft_core(distances, start, end)
         radial, radial_slope = self.basis(seen)
         envelope, envelope_slope = cutoff_envelope(seen, self.cutoff)
         toward = directions.unsqueeze(-1)
         quadrupoles = None if self.square is None else self.square(toward) - self.square.trace
-        edges = Edges(layout, toward, radial, kept(envelope * NEIGHBOR_SCALE), quadrupoles)
-        return PairValues(edges, distances, seen_slope, radial_slope, envelope_slope, self.square)
+        pairs = Pairs(ends, toward, radial, kept(envelope * NEIGHBOR_SCALE), quadrupoles)
+        return PairValues(pairs, distances, seen_slope, radial_slope, envelope_slope, self.square)
 
 
 def bond_lengths(elements: Sequence[int]) -> Tensor:

@@ -26,7 +26,7 @@ class Repulsion(WithConstants):
     def __init__(self, elements: Sequence[int], *, reach: float) -> None:
         super().__init__()
         z = torch.tensor(elements, dtype=torch.float64)
-        strength = 0.5 * COULOMB * z[:, None] * z[None, :]  # a pair has two edges
+        strength = COULOMB * z[:, None] * z[None, :]
         rate = (z[:, None] ** 0.23 + z[None, :] ** 0.23) / 0.46850
         ends = reach * bond_lengths(elements)
         self.constant("table", torch.stack([strength.reshape(-1), rate.reshape(-1), ends], -1))
@@ -38,8 +38,8 @@ class Repulsion(WithConstants):
         self.weights: Tensor
 
     def forward(self, distances: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
-        """Distances (n_edges, 1) in Å and the pair of elements of each edge (n_edges,), as a row of `bond_lengths` ->
-        energy of the edge, half that of the pair, (n_edges, 1) eV, and its slope, eV/Å.
+        """Distances (n_pairs, 1) in Å and the elements of each pair (n_pairs,), as a row of `bond_lengths` -> energy of
+        the pair (n_pairs, 1) eV, and its slope, eV/Å.
         """
         strength, rate, end = self.table.index_select(0, kinds).chunk(3, 1)
         screening, slope = (torch.exp(distances * rate * self.rates) @ self.weights).chunk(2, 1)

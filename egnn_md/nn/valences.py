@@ -11,7 +11,7 @@ from torch import Tensor
 
 from egnn_md.chemistry.elements import VALENCES
 from egnn_md.nn.constants import WithConstants
-from egnn_md.nn.layouts import Layout
+from egnn_md.nn.ends import Ends
 from egnn_md.nn.pairs import bond_lengths
 
 DECAY: Final = 0.3
@@ -45,17 +45,17 @@ class Valences(WithConstants):
         self.ranges: Tensor
         """Logarithms of the smallest and the largest sum of each element, (n_elements, 2)."""
 
-    def forward(self, distances: Tensor, kinds: Tensor, layout: Layout, species: Tensor) -> Tensor:
-        """d_ij (n_edges, 1) Å, the pair of elements of each edge (n_edges,) as a row of `bond_lengths`, species
-        (n_atoms,) -> (n_atoms,).
+    def forward(self, distances: Tensor, kinds: Tensor, ends: Ends, species: Tensor) -> Tensor:
+        """d_ij (n_pairs, 1) Å, the elements of each pair (n_pairs,) as a row of `bond_lengths`, species (n_atoms,)
+        -> (n_atoms,).
         """
-        beyond = self.ranges.index_select(0, species) - self.sums(distances, kinds, layout)
+        beyond = self.ranges.index_select(0, species) - self.sums(distances, kinds, ends)
         return (beyond * self.outwards).amax(-1)
 
-    def sums(self, distances: Tensor, kinds: Tensor, layout: Layout) -> Tensor:
+    def sums(self, distances: Tensor, kinds: Tensor, ends: Ends) -> Tensor:
         """The logarithm of the sum of each atom's bond orders, (n_atoms, 1)."""
         orders = torch.exp(torch.sub(self.lengths.index_select(0, kinds), distances, alpha=1.0 / DECAY))
-        return layout.to_centre(orders, None).clamp(min=LEAST).log()
+        return ends.sum((orders, orders)).clamp(min=LEAST).log()
 
     @torch.no_grad()
     def fit(self, sums: Tensor, species: Tensor) -> None:

@@ -20,6 +20,13 @@ b is a radial basis, w the cutoff envelope over about the root of the number of 
 mean square. The second linear map of the paper's φ_e is linear, so it is applied after the sum over j, inside W_n: per
 node instead of per edge.
 
+The two messages of a pair, m_ij and m_ji, have b, w and v_i·v_j in common. With a_i = r̂_ij·v_i and a_j = r̂_ji·v_j, how
+far the vectors at each end point to the other, and W_g = [W_a W_b W_c],
+
+    W_a r̂_ij·v_i + W_b r̂_ij·v_j = ½ (W_a - W_b)(a_i + a_j) + ½ (W_a + W_b)(a_i - a_j),
+
+of which the first product is the same at both ends and the second changes its sign: half the work of two messages.
+
 `vjp` is the same layer read backwards, of ordinary operations: without gradients to track it is a force call at half
 of autograd's operations, with them it is a training step, where energy and forces are explicit functions of the weights
 and one backward pass is enough.
@@ -35,7 +42,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from egnn_md.nn.layouts import Layout
+from egnn_md.nn.ends import AtEnds, Ends
 from egnn_md.nn.ops import ahead_of_time, kept, op_by_op, plus_product, product, silu_vjp, sum_over_space
 from egnn_md.nn.symmetric import SymmetricSquare
 
@@ -57,52 +64,49 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Edges:
-    """Edges, or a block of them, as a layer reads them; (...) is (n_edges,) or what else the layout says."""
+class Pairs:
+    """Pairs of atoms, or a block of them, as a layer reads them."""
 
-    layout: Layout
+    ends: Ends
     directions: Tensor
-    """r̂_ij, (..., n_dim, 1)."""
+    """r̂ from end 0 to end 1, (n_pairs, n_dim, 1)."""
     radial: Tensor
-    """b(d_ij), (..., n_radial)."""
+    """b(d), (n_pairs, n_radial)."""
     weight: Tensor
-    """w(d_ij), the envelope times `NEIGHBOR_SCALE`, (..., 1)."""
+    """w(d), the envelope times `NEIGHBOR_SCALE`, (n_pairs, 1)."""
     quadrupoles: Tensor | None = None
-    """r̂ ⊗ r̂ - 1/n, packed as by `SymmetricSquare`, (..., n_components, 1), for layers with tensors."""
+    """r̂ ⊗ r̂ - 1/n, packed as by `SymmetricSquare`, (n_pairs, n_components, 1), for layers with tensors."""
 
 
 @dataclass(eq=False)
 class PairGradients:
-    """∂E by what layers read of a block of edges; each `vjp` adds its own. None: nothing yet."""
+    """∂E by what layers read of a block of pairs; each `vjp` adds its own. None: nothing yet."""
 
     by_directions: Tensor | None = None
-    """(..., n_dim, k), to be summed over k: channels, or 1 if they are."""
+    """(n_pairs, n_dim, k), to be summed over k: channels, or 1 if they are."""
     by_radial: Tensor | None = None
     by_weight: Tensor | None = None
-    """(..., k), likewise."""
+    """(n_pairs, k), likewise."""
     by_quadrupoles: Tensor | None = None
 
 
 class Messages(NamedTuple):
-    """What the way back needs of a block's messages."""
+    """What the way back needs of a block's messages, one to each end of a pair."""
 
-    hidden: Tensor
-    """Before SiLU, (..., message_dim)."""
-    sigmoid: Tensor | None
-    """Of `hidden`; None where an exponential costs less than an operation."""
-    activated: Tensor
+    hidden: AtEnds
+    """Before SiLU, (n_pairs, message_dim)."""
+    activated: AtEnds
     """After SiLU."""
-    along: Tensor
-    """W_1 m, (..., 1, n_vectors)."""
-    across: Tensor | None
+    along: AtEnds
+    """W_1 m, (n_pairs, 1, n_vectors)."""
+    across: AtEnds | None
     """W_2 m, the same; None in the first layer, as all below."""
-    v_centre: Tensor | None
-    """v_i, (..., n_dim, n_vectors)."""
-    v_neighbor: Tensor | None
+    v: AtEnds | None
+    """(n_pairs, n_dim, n_vectors)."""
     invariants: Tensor | None
-    """[r̂·v_i; r̂·v_j; v_i·v_j] before the bound, (..., 3 n_vectors)."""
-    moment: Tensor | None
-    """W_3 m, (..., 1, n_tensors); None without tensors."""
+    """[a_i; a_j; v_i·v_j] before the bound, (n_pairs, 3 n_vectors)."""
+    moment: AtEnds | None
+    """W_3 m, (n_pairs, 1, n_tensors); None without tensors."""
 
 
 class Weights(NamedTuple):
@@ -172,7 +176,11 @@ class Tape(NamedTuple):
     """What `vjp` needs of a layer's way forward."""
 
     weights: Weights
-    blocks: Sequence[Edges]
+    shared: Tensor
+    """[W_d ½(W_a - W_b) W_c]: of what both messages of a pair have in common; W_d in the first layer."""
+    opposite: Tensor | None
+    """½(W_a + W_b): of what has another sign in each; None in the first layer."""
+    blocks: Sequence[Pairs]
     messages: list[Messages]
     """Of the only block; empty if there are several: they are made again, instead of being kept."""
     normed: Tensor
@@ -267,7 +275,7 @@ class VectorLayer(nn.Module):
         values: Any = [modules[name]._parameters[kind] if name in modules else None for name, kind in _PLACES]
         return Weights(*values)
 
-    def forward(self, state: State, blocks: Sequence[Edges]) -> tuple[State, Tape]:
+    def forward(self, state: State, blocks: Sequence[Pairs]) -> tuple[State, Tape]:
         """The state, updated, and what `vjp` needs. Vectors and tensors are None before the first layer and after the
         last.
         """
@@ -275,17 +283,19 @@ class VectorLayer(nn.Module):
         w = self.weights()
         normed, inverse_norm = normalised(h)
         source, target = linear(normed, w.source, w.source_bias), linear(normed, w.target)
+        shared, opposite = w.radial, None
+        if w.geometry is not None:
+            own, other, inner = w.geometry.chunk(3, 1)
+            shared, opposite = torch.cat([w.radial, 0.5 * (own - other), inner], 1), 0.5 * (own + other)
         aggregated: Tensor | None = None
         vectors, tensors, tapes = v, t, []
-        for edges in blocks:
-            message, messages = self._messages(w, source, target, v, edges)
-            aggregated = edges.layout.to_centre(message, aggregated)
-            sent = edges.directions * messages.along
-            if messages.v_neighbor is not None and messages.across is not None:
-                sent = torch.addcmul(sent, messages.v_neighbor, messages.across)
-            vectors = edges.layout.to_centre(sent, vectors)
-            if messages.moment is not None and edges.quadrupoles is not None:
-                tensors = edges.layout.to_centre(edges.quadrupoles * messages.moment, tensors)
+        for pairs in blocks:
+            message, messages = self._messages(w, shared, opposite, source, target, v, pairs)
+            aggregated = pairs.ends.sum(message, aggregated)
+            vectors = pairs.ends.sum(_sent(messages, pairs), vectors)
+            if messages.moment is not None and pairs.quadrupoles is not None:
+                first, second = messages.moment
+                tensors = pairs.ends.sum((pairs.quadrupoles * first, pairs.quadrupoles * second), tensors)
             if len(blocks) == 1:
                 tapes.append(messages)
         assert aggregated is not None
@@ -305,7 +315,7 @@ class VectorLayer(nn.Module):
             v_scale, v_scaled, v_out = self._scaled(vectors, linear(node, w.vector_scale, w.vector_scale_bias))
         if w.tensor_scale is not None and tensors is not None:
             t_scale, t_scaled, t_out = self._scaled(tensors, linear(node, w.tensor_scale, w.tensor_scale_bias))
-        inputs = (w, blocks, tapes, normed, inverse_norm, source, target, v)
+        inputs = (w, shared, opposite, blocks, tapes, normed, inverse_norm, source, target, v)
         read = (vectors, half_left, left, right, moments, products, node_hidden)
         return State(h, v_out, t_out), Tape(*inputs, *read, v_scale, v_scaled, t_scale, t_scaled)
 
@@ -332,25 +342,40 @@ class VectorLayer(nn.Module):
         return tape, (0.5 * (left * right).sum(-2), (forms * squares).sum(-2))
 
     def _messages(
-        self, w: Weights, source: Tensor, target: Tensor, v: Tensor | None, edges: Edges
-    ) -> tuple[Tensor, Messages]:
-        """m_ij, and how it came about."""
-        hidden = edges.layout.sum_of_ends(source, target)
-        v_centre = v_neighbor = invariants = sigmoid = None
-        rows, matrices = [edges.radial], [w.radial]
-        if v is not None and w.geometry is not None:
-            v_centre, v_neighbor, invariants = _invariants(v, edges)
-            rows, matrices = [edges.radial, self._bounded(invariants)], [w.radial, w.geometry]
-        hidden = _plus_products(hidden, rows, matrices)
-        if ahead_of_time(hidden):
-            hidden = kept(hidden)
-            sigmoid = kept(torch.sigmoid(hidden))
-        activated = silu(hidden) if sigmoid is None else hidden * sigmoid
-        message = activated * edges.weight
-        gates = list(product(message, w.gate).unsqueeze(-2).split_with_sizes(self.gate_sizes, -1))
+        self,
+        w: Weights,
+        shared: Tensor,
+        opposite: Tensor | None,
+        source: Tensor,
+        target: Tensor,
+        v: Tensor | None,
+        pairs: Pairs,
+    ) -> tuple[AtEnds, Messages]:
+        """m to either end, (n_pairs, message_dim), and how they came about."""
+        s, t = pairs.ends.of(source), pairs.ends.of(target)
+        both = invariants = None
+        common, differing = pairs.radial, None
+        if v is not None:
+            both = pairs.ends.of(v)
+            along = [sum_over_space(end * pairs.directions) for end in both]
+            invariants = kept(torch.cat([along[0], -along[1], sum_over_space(both[0] * both[1])], -1))
+            first, second, inner = self._bounded(invariants).chunk(3, -1)
+            common, differing = torch.cat([pairs.radial, first + second, inner], -1), first - second
+        alike = product(common, shared)
+        if differing is None or opposite is None:
+            hidden = s[0] + t[1] + alike, s[1] + t[0] + alike
+        else:
+            unlike = product(differing, opposite)
+            hidden = s[0] + t[1] + (alike + unlike), s[1] + t[0] + (alike - unlike)
+        if ahead_of_time(hidden[0]):
+            hidden = kept(hidden[0]), kept(hidden[1])
+        activated = silu(hidden[0]), silu(hidden[1])
+        message = activated[0] * pairs.weight, activated[1] * pairs.weight
+        of_ends = (product(m, w.gate).unsqueeze(-2).split_with_sizes(self.gate_sizes, -1) for m in message)
+        gates = list(zip(*of_ends, strict=True))
         moment = gates.pop() if self.n_tensors else None
-        along, across = gates[0], None if self.first else gates[1]
-        return message, Messages(hidden, sigmoid, activated, along, across, v_centre, v_neighbor, invariants, moment)
+        across = None if self.first else gates[1]
+        return message, Messages(hidden, activated, gates[0], across, both, invariants, moment)
 
     def vjp(
         self,
@@ -362,7 +387,7 @@ class VectorLayer(nn.Module):
     ) -> State:
         """∂E by the state before the layer, from ∂E by that after it (None: nobody read it).
 
-        What goes to the edges is added to `by_pairs`, one for each block. `inputs` False: nothing before this layer
+        What goes to the pairs is added to `by_pairs`, one for each block. `inputs` False: nothing before this layer
         depends on positions, and what comes back means nothing.
         """
         w, by_h = tape.weights, by.h
@@ -392,19 +417,20 @@ class VectorLayer(nn.Module):
         by_source: Tensor | None = None
         by_target: Tensor | None = None
         by_vectors = by_v_in = kept(by_vectors)
-        for k, edges in enumerate(tape.blocks):
+        for k, pairs in enumerate(tape.blocks):
             if tape.messages:
                 messages = tape.messages[k]
             else:
-                _, messages = self._messages(w, tape.source, tape.target, tape.v_in, edges)
-            by_hidden, by_centre, by_neighbor = self._edges_vjp(
-                w, edges, messages, by_aggregated, by_vectors, by_tensors, by_pairs[k], summed=len(tape.blocks) > 1
+                matrices = (w, tape.shared, tape.opposite)
+                _, messages = self._messages(*matrices, tape.source, tape.target, tape.v_in, pairs)
+            by_hidden, by_ends = self._pairs_vjp(
+                tape, pairs, messages, by_aggregated, by_vectors, by_tensors, by_pairs[k], summed=len(tape.blocks) > 1
             )
             if inputs:
-                by_source = edges.layout.to_centre(by_hidden, by_source)
-                by_target = edges.layout.to_neighbor(by_hidden, by_target)
-            if inputs and by_centre is not None and by_neighbor is not None:
-                by_v_in = edges.layout.to_ends(by_centre, by_neighbor, by_v_in)
+                by_source = pairs.ends.sum(by_hidden, by_source)
+                by_target = pairs.ends.sum((by_hidden[1], by_hidden[0]), by_target)
+            if inputs and by_ends is not None:
+                by_v_in = pairs.ends.sum(by_ends, by_v_in)
         if by_source is not None and by_target is not None:
             by_normed = torch.addmm(by_normed, by_source, w.source)
             by_normed = plus_product(by_normed, by_target, w.target)
@@ -426,10 +452,10 @@ class VectorLayer(nn.Module):
         by_axes = self.square.vjp(tape.forms * by_forms, tape.axes)
         return by_axes @ w.tensor_axes, more if by_tensors is None else by_tensors + more
 
-    def _edges_vjp(
+    def _pairs_vjp(
         self,
-        w: Weights,
-        edges: Edges,
+        tape: Tape,
+        pairs: Pairs,
         messages: Messages,
         by_aggregated: Tensor,
         by_vectors: Tensor,
@@ -437,53 +463,49 @@ class VectorLayer(nn.Module):
         by_pairs: PairGradients,
         *,
         summed: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Through one block: ∂E by W_s h_i + W_t h_j, by v_i and by v_j of each edge.
+    ) -> tuple[AtEnds, AtEnds | None]:
+        """Through one block: ∂E by W_s h + W_t h' and by v, at either end.
 
         `summed`: channels of `by_pairs` are added up in each layer, for memory, instead of once after all of them.
         """
-        by_sent = edges.layout.at_centre(by_vectors)
-        by_gates = [sum_over_space(by_sent * edges.directions)]
-        onto = PairGradients() if summed or not op_by_op(by_sent) else by_pairs
-        by_directions = _plus_elementwise(onto.by_directions, by_sent, messages.along)
-        if messages.v_neighbor is not None:
-            by_gates.append(sum_over_space(by_sent * messages.v_neighbor))
-        if by_tensors is not None and edges.quadrupoles is not None and messages.moment is not None:
-            by_moments = edges.layout.at_centre(by_tensors)
-            by_gates.append((by_moments * edges.quadrupoles).sum(-2))
-            by_quadrupoles = (by_moments * messages.moment).sum(-1, keepdim=True)
-            by_pairs.by_quadrupoles = _sum(by_pairs.by_quadrupoles, by_quadrupoles)
-        by_gate = torch.cat(by_gates, -1) if len(by_gates) > 1 else by_gates[0]
-        by_message = plus_product(edges.layout.at_centre(by_aggregated), by_gate, w.gate)
-        by_weight = _plus_elementwise(onto.by_weight, by_message, messages.activated)
-        by_hidden = silu_vjp(by_message * edges.weight, messages.hidden, messages.sigmoid)
-        by_centre = by_neighbor = by_radial = None
-        if messages.invariants is not None and messages.v_centre is not None and messages.v_neighbor is not None:
-            assert messages.across is not None
-            assert w.geometry is not None
-            if ahead_of_time(by_hidden):
-                both = by_hidden @ torch.cat([w.radial, w.geometry], 1)
-                by_radial, by_invariants = both.split_with_sizes([w.radial.shape[1], w.geometry.shape[1]], -1)
-            else:
-                by_invariants = by_hidden @ w.geometry
-            by_invariants = self._bounded_vjp(by_invariants, messages.invariants).unsqueeze(-2)
-            to_centre, to_neighbor, inner = by_invariants.chunk(3, -1)
-            by_centre = torch.addcmul(edges.directions * to_centre, messages.v_neighbor, inner)
-            by_neighbor = torch.addcmul(edges.directions * to_neighbor, messages.v_centre, inner)
-            by_neighbor = torch.addcmul(by_neighbor, by_sent, messages.across)
-            by_directions = torch.addcmul(by_directions, messages.v_centre, to_centre)
-            by_directions = torch.addcmul(by_directions, messages.v_neighbor, to_neighbor)
+        w, r, weight = tape.weights, pairs.directions, pairs.weight
+        by_sent = pairs.ends.of(by_vectors)
+        by_gates = [[sum_over_space(by_sent[0] * r)], [-sum_over_space(by_sent[1] * r)]]
+        onto = PairGradients() if summed or not op_by_op(r) else by_pairs
+        by_directions = _plus_elementwise(onto.by_directions, by_sent[0], messages.along[0])
+        by_directions = torch.addcmul(by_directions, by_sent[1], messages.along[1], value=-1)
+        if messages.v is not None:
+            for end, of_end in enumerate(by_gates):
+                of_end.append(sum_over_space(by_sent[end] * messages.v[1 - end]))
+        if by_tensors is not None and pairs.quadrupoles is not None and messages.moment is not None:
+            for of_end, by_moment, moment in zip(by_gates, pairs.ends.of(by_tensors), messages.moment, strict=True):
+                of_end.append((by_moment * pairs.quadrupoles).sum(-2))
+                by_quadrupoles = (by_moment * moment).sum(-1, keepdim=True)
+                by_pairs.by_quadrupoles = _sum(by_pairs.by_quadrupoles, by_quadrupoles)
+        by_weight, by_hidden = onto.by_weight, []
+        for end, by_own in enumerate(pairs.ends.of(by_aggregated)):
+            by_message = plus_product(by_own, torch.cat(by_gates[end], -1), w.gate)
+            by_weight = _plus_elementwise(by_weight, by_message, messages.activated[end])
+            by_hidden.append(kept(silu_vjp(by_message * weight, messages.hidden[end])))
+        by_shared, by_v = (by_hidden[0] + by_hidden[1]) @ tape.shared, None
+        if tape.opposite is not None and messages.invariants is not None:
+            by_opposite = (by_hidden[0] - by_hidden[1]) @ tape.opposite
+            by_shared, by_invariants = self._invariants_vjp(by_shared, by_opposite, messages.invariants)
+            by_v, by_directions = _geometry_vjp(by_invariants, by_sent, by_directions, messages, r)
         if onto is not by_pairs:
             by_directions = _sum(by_pairs.by_directions, by_directions.sum(-1, keepdim=True))
+            assert by_weight is not None
             by_weight = _sum(by_pairs.by_weight, by_weight.sum(-1, keepdim=True))
         by_pairs.by_directions, by_pairs.by_weight = by_directions, by_weight
-        if by_radial is not None:
-            by_pairs.by_radial = _sum(by_pairs.by_radial, by_radial)
-        elif by_pairs.by_radial is not None:
-            by_pairs.by_radial = plus_product(by_pairs.by_radial, by_hidden, w.radial)
-        else:
-            by_pairs.by_radial = by_hidden @ w.radial
-        return by_hidden, by_centre, by_neighbor
+        by_pairs.by_radial = _sum(by_pairs.by_radial, by_shared)
+        return (by_hidden[0], by_hidden[1]), by_v
+
+    def _invariants_vjp(self, by_shared: Tensor, by_opposite: Tensor, invariants: Tensor) -> tuple[Tensor, Tensor]:
+        """∂E by b and by [a_i; a_j; v_i·v_j], from that by the rows of the two products of messages."""
+        n = self.n_vectors
+        by_radial, by_sum, by_inner = by_shared.split_with_sizes([by_shared.shape[1] - 2 * n, n, n], -1)
+        by_invariants = torch.cat([by_sum + by_opposite, by_sum - by_opposite, by_inner], -1)
+        return by_radial, self._bounded_vjp(by_invariants, invariants)
 
     def _bounded(self, products: Tensor) -> Tensor:
         return products if self.bound is None else saturated(products, products.square(), self.bound)
@@ -495,20 +517,30 @@ class VectorLayer(nn.Module):
         return by * inverse * inverse * inverse
 
 
-def _invariants(v: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
-    """v_i, v_j and [r̂·v_i; r̂·v_j; v_i·v_j] of each edge."""
-    v_centre, v_neighbor = edges.layout.at_centre(v), edges.layout.at_neighbor(v)
-    along = [sum_over_space(end * edges.directions) for end in (v_centre, v_neighbor)]
-    return v_centre, v_neighbor, torch.cat([*along, sum_over_space(v_centre * v_neighbor)], -1)
+def _sent(messages: Messages, pairs: Pairs) -> AtEnds:
+    """What vectors get of a pair, (n_pairs, n_dim, n_vectors)."""
+    first = pairs.directions * messages.along[0]
+    second = -pairs.directions * messages.along[1]
+    if messages.v is None or messages.across is None:
+        return first, second
+    across = messages.across
+    return torch.addcmul(first, messages.v[1], across[0]), torch.addcmul(second, messages.v[0], across[1])
 
 
-def _plus_products(x: Tensor, rows: Sequence[Tensor], matrices: Sequence[Tensor]) -> Tensor:
-    """x + Σ_k rows_k @ matrices_kᵀ, as `plus_product`; compiled as one product."""
-    if ahead_of_time(x):
-        return x + product(torch.cat(list(rows), -1), torch.cat(list(matrices), 1))
-    for values, matrix in zip(rows, matrices, strict=True):
-        x = plus_product(x, values, matrix.mT)
-    return x
+def _geometry_vjp(
+    by_invariants: Tensor, by_sent: AtEnds, by_directions: Tensor, messages: Messages, r: Tensor
+) -> tuple[AtEnds, Tensor]:
+    """∂E by v at either end, and by r̂ with what is there already, through the invariants and through what was sent."""
+    assert messages.v is not None
+    assert messages.across is not None
+    v, across = messages.v, messages.across
+    by_first, by_second, by_inner = by_invariants.unsqueeze(-2).chunk(3, -1)
+    by_v0 = torch.addcmul(r * by_first, v[1], by_inner)
+    by_v1 = torch.addcmul(v[0] * by_inner, r, by_second, value=-1)
+    by_directions = torch.addcmul(by_directions, v[0], by_first)
+    by_directions = torch.addcmul(by_directions, v[1], by_second, value=-1)
+    by_v = torch.addcmul(by_v0, by_sent[1], across[1]), torch.addcmul(by_v1, by_sent[0], across[0])
+    return by_v, by_directions
 
 
 def _plus_elementwise(x: Tensor | None, a: Tensor, b: Tensor) -> Tensor:

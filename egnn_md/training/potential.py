@@ -15,7 +15,7 @@ from torch import Tensor
 
 from egnn_md.checkpoint import load, read_header
 from egnn_md.chemistry.elements import NUMBER_OF, symbol, symbols
-from egnn_md.data.frame_batches import Batch, EdgeTable, FrameBatches
+from egnn_md.data.frame_batches import Batch, FrameBatches, PairTable
 from egnn_md.data.frame_files import read_frames
 from egnn_md.data.frames import DataError, Frames, concatenate
 from egnn_md.data.labels import LabelKeys
@@ -59,7 +59,7 @@ class PotentialTask:
     def batches(self, model: Potential) -> tuple[FrameBatches, FrameBatches]:
         cutoff, dtype = model.config.cutoff, model.dtype
         train, valid = (
-            FrameBatches(frames, EdgeTable.build(frames, cutoff), dtype)
+            FrameBatches(frames, PairTable.build(frames, cutoff), dtype)
             for frames in (self.splits.train, self.splits.valid)
         )
         return train, valid
@@ -314,7 +314,7 @@ def _shift_of_zero(start: Potential, frames: Frames, n_frames: int = 512) -> dic
     if len(usable) == 0:
         return {}
     sample = frames.select(np.sort(np.random.default_rng(0).permutation(usable)[:n_frames]))
-    batches = FrameBatches(sample, EdgeTable.build(sample, start.config.cutoff), start.dtype)
+    batches = FrameBatches(sample, PairTable.build(sample, start.config.cutoff), start.dtype)
     parts = np.array_split(np.arange(len(sample)), len(sample) // 32 + 1)
     said = [start(batches[part.tolist()].graph).energy for part in parts]
     present = np.unique(sample.atomic_numbers)
@@ -343,15 +343,15 @@ def _of_each_kind(frames: Frames, count: int) -> NDArray[np.int64]:
 def fit_familiarity(model: Potential, frames: Frames, n_frames: int = STATISTICS_FRAMES) -> None:
     """Take the statistics of the extrapolation signal from a sample of the training structures."""
     sample = frames.select(_of_each_kind(frames, n_frames))
-    batches = FrameBatches(sample, EdgeTable.build(sample, model.config.cutoff), model.dtype)
+    batches = FrameBatches(sample, PairTable.build(sample, model.config.cutoff), model.dtype)
     features, sums, species = [], [], []
     for start in range(0, len(sample), 64):
         graph = batches[list(range(start, min(start + 64, len(sample))))].graph
         species.append(model.species(graph.atomic_numbers))
-        vectors = graph.edge_vectors().to(model.dtype)
-        features.append(model.force_call(vectors, species[-1], graph.edge_index).features)
-        system = System(vectors, species[-1], graph.edge_index, len(model.config.elements))
-        bonds = model.valences.sums(system.distances, system.kinds, system.layout).squeeze(-1)
+        vectors = graph.pair_vectors().to(model.dtype)
+        features.append(model.force_call(vectors, species[-1], graph.pairs).features)
+        system = System(vectors, species[-1], graph.pairs, len(model.config.elements))
+        bonds = model.valences.sums(system.distances, system.kinds, system.ends).squeeze(-1)
         free = torch.bincount(graph.batch)[graph.batch] == 1  # an atom that is the zero of energy, no surroundings
         sums.append(bonds.masked_fill(free, torch.nan))
     model.familiarity.fit(torch.cat(features), torch.cat(species))

@@ -14,12 +14,12 @@ from egnn_md.models.potential import (
     ForceCall,
     Potential,
     dipole_moments,
-    forces_from_edges,
-    stress_from_edges,
+    forces_from_pairs,
+    stress_from_pairs,
     stress_from_virials,
 )
 from egnn_md.nn.compilation import compile_function
-from egnn_md.nn.layouts import EdgeList
+from egnn_md.nn.ends import Ends
 from egnn_md.nn.ops import segment_sum
 from egnn_md.training.potential_config import PotentialTrainingConfig
 
@@ -58,9 +58,9 @@ class PotentialLoss:
         graph, model = batch.graph, self.model
         far = None if model.long_range is None else model.long_range.far(graph, model.dtype)
         inputs = (
-            graph.edge_vectors().to(self.model.dtype),
+            graph.pair_vectors().to(self.model.dtype),
             self.model.species(graph.atomic_numbers),
-            graph.edge_index,
+            graph.pairs,
             graph.batch,
             graph.cell,
             graph.pbc,
@@ -84,7 +84,7 @@ class PotentialLoss:
         parameters: Mapping[str, Tensor],
         vectors: Tensor,
         species: Tensor,
-        edge_index: Tensor,
+        pairs: Tensor,
         batch: Tensor,
         cell: Tensor,
         pbc: Tensor,
@@ -96,9 +96,9 @@ class PotentialLoss:
         electric: tuple[Tensor, Tensor, Tensor, Tensor] | None,
     ) -> tuple[Tensor, ...]:
         config, n_graphs = self.config, energy.shape[0]
-        named, inputs = {f"model.{k}": v for k, v in parameters.items()}, (vectors, species, edge_index, far)
+        named, inputs = {f"model.{k}": v for k, v in parameters.items()}, (vectors, species, pairs, far)
         energies, gradient, _, field = torch.func.functional_call(_ForceCall(self.model), named, inputs)
-        predicted_forces = forces_from_edges(gradient, EdgeList(edge_index, batch.shape[0]))
+        predicted_forces = forces_from_pairs(gradient, Ends(pairs, batch.shape[0]))
         if field is not None:
             predicted_forces = predicted_forces + field.forces
         counts = segment_sum(torch.ones_like(energies), batch, n_graphs)
@@ -107,7 +107,7 @@ class PotentialLoss:
         force_term = _penalty(_known(predicted_forces - forces, forces), config.loss).sum() * share[1]
         stress_term = energy_term * 0.0
         if stress is not None:
-            predicted_stress = stress_from_edges(vectors, gradient, edge_index, batch, cell, pbc)
+            predicted_stress = stress_from_pairs(vectors, gradient, pairs, batch, cell, pbc)
             if field is not None and far is not None and field.virials:
                 predicted_stress = predicted_stress + stress_from_virials(field.virials, far, cell, pbc)
             stress_error = _known(predicted_stress - stress, stress).reshape(n_graphs, 9)
@@ -146,8 +146,8 @@ class _ForceCall(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, vectors: Tensor, species: Tensor, edge_index: Tensor, far: Far | None) -> ForceCall:
-        return self.model.force_call(vectors, species, edge_index, far)
+    def forward(self, vectors: Tensor, species: Tensor, pairs: Tensor, far: Far | None) -> ForceCall:
+        return self.model.force_call(vectors, species, pairs, far)
 
 
 def _known(error: Tensor, label: Tensor) -> Tensor:

@@ -357,8 +357,8 @@ class _Terms(nn.Module):
         self.deviation: Tensor
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        vectors, centred, species, edge_index, batch, labels = inputs
-        molecules = MoleculeBatch(vectors, centred, species, edge_index, batch, labels.shape[0])
+        vectors, centred, species, pairs, batch, labels = inputs
+        molecules = MoleculeBatch(vectors, centred, species, pairs, batch, labels.shape[0])
         out = self.model.network(molecules)
         known = ~torch.isnan(labels)
         error = torch.where(known, self.model.properties(out, molecules) - labels, 0.0).abs()

@@ -215,11 +215,11 @@ def test_a_batch_in_parts(model: Potential, monkeypatch: pytest.MonkeyPatch, siz
     asked = [structure(n, seed=n) for n in sizes]
     graph = Graph.collate([build(a.positions, a.atomic_numbers, a.cell, a.pbc) for a in asked])
     sides: list[Prediction] = []
-    for edges in (10**9, 50, 1):
-        monkeypatch.setattr("egnn_md.models.potential.PART_EDGES", edges)
+    for pairs in (10**9, 25, 1):
+        monkeypatch.setattr("egnn_md.models.potential.PART_PAIRS", pairs)
         sides.append(model(graph))
-    backwards = torch.arange(graph.n_edges - 1, -1, -1)  # edges that do not lie structure by structure
-    sides.append(model(replace(graph, edge_index=graph.edge_index[:, backwards])))
+    backwards = torch.arange(graph.n_pairs - 1, -1, -1)  # pairs that do not lie structure by structure
+    sides.append(model(replace(graph, pairs=graph.pairs[:, backwards])))
     for side in sides[1:]:
         for name in ("energy", "energies", "forces", "extrapolation"):
             torch.testing.assert_close(getattr(side, name), getattr(sides[0], name), rtol=1e-10, atol=1e-10)

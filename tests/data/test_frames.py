@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from graphs import crystal, make_graph, molecule
 
-from egnn_md.data.frame_batches import EdgeTable, FrameBatches
+from egnn_md.data.frame_batches import FrameBatches, PairTable
 from egnn_md.data.frame_files import read_frames
 from egnn_md.data.frames import DataError, Frames, concatenate, ragged_rows
 from egnn_md.data.labels import LabelKeys
@@ -367,7 +367,7 @@ def test_ragged_rows_is_a_concatenation_of_ranges() -> None:
 
 def test_batches_are_the_single_graphs_side_by_side(tmp_path: Path) -> None:
     frames = read_frames(written(tmp_path / "data.npz"))
-    batches = FrameBatches(frames, EdgeTable.build(frames, CUTOFF), torch.float64)
+    batches = FrameBatches(frames, PairTable.build(frames, CUTOFF), torch.float64)
     chosen = [2, 0, 1, 0]
     batch = batches[chosen]
     starts, single = frames.starts, []
@@ -376,18 +376,18 @@ def test_batches_are_the_single_graphs_side_by_side(tmp_path: Path) -> None:
         cell = frames.cell[k] if frames.pbc[k].all() else None
         single.append(make_graph(frames.atomic_numbers[rows], frames.positions[rows], CUTOFF, cell))
     expected = Graph.collate(single)
-    for name in ("positions", "atomic_numbers", "edge_index", "edge_shift", "cell", "pbc", "batch"):
+    for name in ("positions", "atomic_numbers", "pairs", "shifts", "cell", "pbc", "batch"):
         assert torch.equal(getattr(batch.graph, name), getattr(expected, name)), name
     assert batch.energy.tolist() == frames.energy[chosen].tolist()
     assert frames.forces is not None
     assert torch.equal(batch.forces[:5], torch.from_numpy(frames.forces[12:]))
-    assert torch.equal(batch.graph.edge_vectors(), expected.edge_vectors())
+    assert torch.equal(batch.graph.pair_vectors(), expected.pair_vectors())
     assert batch.share.tolist() == [1 / 4, 1 / 26]
 
 
 def test_a_step_is_shared_out_between_processes(tmp_path: Path) -> None:
     frames = read_frames(written(tmp_path / "data.npz"))
-    batches = FrameBatches(frames, EdgeTable.build(frames, CUTOFF), torch.float64)
+    batches = FrameBatches(frames, PairTable.build(frames, CUTOFF), torch.float64)
     parts = [StepBatch(batches, rank, 2)[[0, 1, 2, 1]] for rank in range(2)]
     assert sorted(torch.cat([part.energy for part in parts]).tolist()) == [-102.0, -101.0, -101.0, -100.0]
     for part in parts:
@@ -427,8 +427,8 @@ def test_cell_shifts_of_any_size_are_kept() -> None:
     away = replace(frames, positions=positions + np.array([[0.0, 0.0, 0.0], [200 * 3.0, 0.0, 0.0]]))
     lengths = []
     for each in (frames, away):
-        graph = FrameBatches(each, EdgeTable.build(each, CUTOFF), torch.float64)[[0]].graph
-        lengths.append(graph.edge_vectors().norm(dim=1).sort().values)
+        graph = FrameBatches(each, PairTable.build(each, CUTOFF), torch.float64)[[0]].graph
+        lengths.append(graph.pair_vectors().norm(dim=1).sort().values)
     assert torch.allclose(*lengths)
 
 
@@ -436,7 +436,7 @@ def test_differences_are_taken_before_positions_are_rounded(tmp_path: Path) -> N
     frames = read_frames(written(tmp_path / "data.npz"))
     far = replace(frames, positions=frames.positions.astype(np.float64) + 4096.0)
     near, there = (
-        FrameBatches(each, EdgeTable.build(frames, CUTOFF), torch.float32)[[0, 1, 2]].graph.edge_vectors()
+        FrameBatches(each, PairTable.build(frames, CUTOFF), torch.float32)[[0, 1, 2]].graph.pair_vectors()
         for each in (frames, far)
     )
     assert (near - there).abs().max() < 1e-9

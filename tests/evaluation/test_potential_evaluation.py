@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from egnn_md.chemistry.elements import UnsupportedElement
-from egnn_md.data.frame_batches import EdgeTable, FrameBatches
+from egnn_md.data.frame_batches import FrameBatches, PairTable
 from egnn_md.data.frames import Frames
 from egnn_md.evaluation.potential import evaluate
 from egnn_md.models.potential import Potential
@@ -41,7 +41,7 @@ def frames(model: Potential) -> Frames:
         group=np.arange(len(n_atoms)).astype(str),
         tag=np.array(["a", "b", "a", "a", "b", "b"]),
     )
-    batches = FrameBatches(bare, EdgeTable.build(bare, model.config.cutoff), torch.float64)
+    batches = FrameBatches(bare, PairTable.build(bare, model.config.cutoff), torch.float64)
     predictions = [model(batches[[k]].graph) for k in range(len(bare))]
     return replace(
         bare,

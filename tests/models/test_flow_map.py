@@ -13,7 +13,6 @@ from torch import Tensor
 
 from egnn_md.checkpoint import load, save
 from egnn_md.chemistry.elements import UnsupportedElement
-from egnn_md.models.dense_kick import DenseKick
 from egnn_md.models.flow import FlowConfig, FlowMap, advance
 
 
@@ -91,17 +90,6 @@ def test_substeps_follow_one_another() -> None:
     twice = model(*model(x, p, *rest)[:2], *rest)
     torch.testing.assert_close(model(x, p, *rest, 2)[0], twice[0])
     torch.testing.assert_close(model(x, p, *rest, 2)[1], twice[1])
-
-
-@pytest.mark.parametrize("n_layers", [1, 3])
-def test_the_dense_kick_is_the_same_function(n_layers: int) -> None:
-    model, atoms = random_flow(n_layers=n_layers, cutoff=3.0), moving()
-    x, _, species, masses, pairs, substep = inputs(model, atoms, 5.0)
-    for features in model.condition_on(species, masses, substep):
-        expected, found = model.kick(x, features, pairs), DenseKick(model, len(atoms))(x, features)
-        torch.testing.assert_close(found[0], expected[0])
-        torch.testing.assert_close(found[1].sum(), expected[1].sum())
-        torch.testing.assert_close(found[0].sum(0), torch.zeros(3, dtype=torch.float64), atol=1e-13, rtol=0)
 
 
 def test_masses_and_substep_decide_the_kicks() -> None:

@@ -12,14 +12,14 @@ from graphs import crystal, make_graph, molecule
 from egnn_md.graph import Graph
 from egnn_md.models.potential import Potential
 from egnn_md.models.terms import System
-from egnn_md.nn import layouts
+from egnn_md.nn import ends
 
 Make = Callable[..., Potential]
 CUTOFF = 4.0
 
 
 def several() -> Graph:
-    """A molecule, a crystal with edges longer than the cutoff, and an atom on its own."""
+    """A molecule, a crystal with pairs longer than the cutoff, and an atom on its own."""
     numbers, positions, cell = crystal()
     alone = make_graph([8], [[0.0, 0.0, 0.0]], CUTOFF)
     return Graph.collate(
@@ -32,7 +32,7 @@ def by_autograd(model: Potential, graph: Graph) -> tuple[torch.Tensor, ...]:
     positions = graph.positions.clone().requires_grad_()
     graph = replace(graph, positions=positions)
     species = model.species(graph.atomic_numbers)
-    system = System(graph.edge_vectors(), species, graph.edge_index, len(model.config.elements))
+    system = System(graph.pair_vectors(), species, graph.pairs, len(model.config.elements))
     learned, features, _ = model.network.evaluate(system)
     energies = learned + model.repulsion(system).energies + model.reference(system).energies
     (gradient,) = torch.autograd.grad(energies.sum(), positions)
@@ -42,7 +42,7 @@ def by_autograd(model: Potential, graph: Graph) -> tuple[torch.Tensor, ...]:
 def by_hand(model: Potential, graph: Graph) -> tuple[torch.Tensor, ...]:
     prediction = model(graph)
     with torch.no_grad():
-        call = model.force_call(graph.edge_vectors(), model.species(graph.atomic_numbers), graph.edge_index)
+        call = model.force_call(graph.pair_vectors(), model.species(graph.atomic_numbers), graph.pairs)
     return prediction.energies, -prediction.forces, call.features
 
 
@@ -51,26 +51,26 @@ def by_hand(model: Potential, graph: Graph) -> tuple[torch.Tensor, ...]:
 def test_energies_gradient_and_features_are_autograds(
     random_potential: Make, monkeypatch: pytest.MonkeyPatch, n_layers: int, block: int
 ) -> None:
-    monkeypatch.setitem(layouts.BLOCK_EDGES, "cpu", block)
-    monkeypatch.setitem(layouts.KEPT_EDGES, "cpu", block)
+    monkeypatch.setitem(ends.BLOCK_PAIRS, "cpu", block)
+    monkeypatch.setitem(ends.KEPT_PAIRS, "cpu", block)
     model, graph = random_potential(cutoff=CUTOFF, n_layers=n_layers, hidden_dim=24, message_dim=20), several()
     for found, expected in zip(by_hand(model, graph), by_autograd(model, graph), strict=True):
         expected = expected.detach()
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
 
 
-def test_edges_beyond_the_cutoff_add_nothing(random_potential: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_beyond_the_cutoff_add_nothing(random_potential: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU they are left in."""
     model, graph = random_potential(cutoff=CUTOFF), several()
     expected = model(graph, stress=True)
-    monkeypatch.setattr(Potential, "_edges", lambda self, graph: (graph.edge_vectors(), graph.edge_index))
+    monkeypatch.setattr(Potential, "_pairs", lambda self, graph: (graph.pair_vectors(), graph.pairs))
     found = model(graph, stress=True)
     for name in ("energies", "forces", "stress"):
         one, other = getattr(found, name), getattr(expected, name)
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-11, equal_nan=True)
 
 
-def test_no_edges(random_potential: Make) -> None:
+def test_no_pairs(random_potential: Make) -> None:
     model = random_potential(cutoff=CUTOFF)
     graph = make_graph([8, 1], [[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]], CUTOFF)
     prediction = model(graph)
@@ -98,11 +98,11 @@ def test_a_force_call_sees_substituted_weights(random_potential: Make) -> None:
     torch.testing.assert_close(model(graph).energies, before, rtol=0, atol=0)
 
 
-def test_edges_beyond_the_cutoff_change_nothing(random_potential: Make) -> None:
+def test_pairs_beyond_the_cutoff_change_nothing(random_potential: Make) -> None:
     model = random_potential(cutoff=CUTOFF)
     numbers, positions = molecule("C6H6")
     near, far = (make_graph(numbers, positions, reach) for reach in (CUTOFF, CUTOFF + 2.0))
-    assert far.n_edges > near.n_edges
+    assert far.n_pairs > near.n_pairs
     here, there = model(near), model(replace(far))
     torch.testing.assert_close(here.energies, there.energies, rtol=1e-13, atol=0)
     torch.testing.assert_close(here.forces, there.forces, rtol=1e-11, atol=1e-12)

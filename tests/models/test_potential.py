@@ -161,10 +161,10 @@ def test_energy_forces_and_their_derivative_vanish_smoothly_at_the_cutoff(random
 
 
 @pytest.mark.parametrize("structure", [ethanol, solid])
-def test_edges_beyond_the_cutoff_change_nothing(random_potential: Make, structure: Callable[[float], Graph]) -> None:
+def test_pairs_beyond_the_cutoff_change_nothing(random_potential: Make, structure: Callable[[float], Graph]) -> None:
     model = make_potential(random_potential)
     exact, longer = structure(CUTOFF), structure(CUTOFF + 2.0)
-    assert longer.n_edges > exact.n_edges
+    assert longer.n_pairs > exact.n_pairs
     before, after = model(exact, stress=True), model(longer, stress=True)
     assert relative_error(after.energies, before.energies) < 1e-12
     assert relative_error(after.forces, before.forces) < 1e-12
@@ -271,7 +271,7 @@ def test_prediction_leaves_its_input_alone(random_potential: Make) -> None:
     graph = solid()
     kept = copy.deepcopy(graph)
     random_potential()(graph, stress=True)
-    for name in ("positions", "atomic_numbers", "edge_index", "edge_shift", "cell", "pbc", "batch"):
+    for name in ("positions", "atomic_numbers", "pairs", "shifts", "cell", "pbc", "batch"):
         assert torch.equal(getattr(graph, name), getattr(kept, name)), name
     assert not graph.positions.requires_grad
 

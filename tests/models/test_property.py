@@ -124,12 +124,12 @@ def test_what_it_cannot_describe_is_refused(change: Any, error: type[Exception],
         model.predict([molecule("H2O"), atoms])
 
 
-def test_edges_of_many_molecules_are_those_of_each() -> None:
+def test_pairs_of_many_molecules_are_those_of_each() -> None:
     atoms = of()
     positions = torch.from_numpy(np.concatenate([a.positions for a in atoms]))
     numbers = torch.from_numpy(np.concatenate([a.numbers for a in atoms]))
     counts = torch.tensor([len(a) for a in atoms])
-    found = molecules_graph(positions, numbers, counts, 2.5).edge_index
+    found = molecules_graph(positions, numbers, counts, 2.5).pairs
     first, expected = 0, []
     for a in atoms:
         expected.append(neighbor_list(a.positions, np.zeros((3, 3)), np.zeros(3, bool), 2.5)[0] + first)

@@ -31,7 +31,7 @@ def pair_terms(z1: int, z2: int, distances: Tensor) -> tuple[Tensor, Tensor]:
     kinds = torch.full((n,), ELEMENTS.index(z1) * len(ELEMENTS) + ELEMENTS.index(z2))
     energy, _ = Repulsion(ELEMENTS, reach=1.5).double()(distances.unsqueeze(-1), kinds)
     seen, _ = soft_core(distances, torch.tensor(0.4 * bond(z1, z2)), torch.tensor(0.65 * bond(z1, z2)))
-    return 2.0 * energy.squeeze(-1), seen  # of both edges
+    return energy.squeeze(-1), seen
 
 
 def bond(z1: int, z2: int) -> float:

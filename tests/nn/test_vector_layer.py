@@ -1,4 +1,4 @@
-"""The potential's layer: invariance, equivariance, angles, quiet edges beyond the cutoff."""
+"""The potential's layer: invariance, equivariance, angles, quiet pairs beyond the cutoff."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from egnn_md.nn.layouts import Dense, EdgeList
+from egnn_md.nn.ends import Ends
 from egnn_md.nn.radial import BesselBasis, cutoff_envelope, distance
 from egnn_md.nn.symmetric import SymmetricSquare
-from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, Edges, PairGradients, State, VectorLayer
+from egnn_md.nn.vector_layer import NEIGHBOR_SCALE, PairGradients, Pairs, State, VectorLayer
 
 HIDDEN, MESSAGE, N_RADIAL, N_VECTORS, CUTOFF = 8, 12, 5, 3, 4.0
 
@@ -24,20 +24,20 @@ def stack(n_vectors: int = N_VECTORS, n_layers: int = 3, bound: float | None = N
     ).double()
 
 
-def edges_of(positions: Tensor) -> Edges:
+def pairs_of(positions: Tensor) -> Pairs:
     n = len(positions)
-    index = torch.tensor([(i, j) for i in range(n) for j in range(n) if i != j]).T
+    index = torch.triu_indices(n, n, 1)
     vectors = positions[index[1]] - positions[index[0]]
     d = distance(vectors)
     radial, _ = BesselBasis(N_RADIAL, CUTOFF).double()(d)
     envelope, _ = cutoff_envelope(d, CUTOFF)
-    return Edges(EdgeList(index, n), (vectors / d).unsqueeze(-1), radial, envelope * NEIGHBOR_SCALE)
+    return Pairs(Ends(index, n), (vectors / d).unsqueeze(-1), radial, envelope * NEIGHBOR_SCALE)
 
 
 def states(layers: torch.nn.ModuleList, h: Tensor, positions: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-    edges, state, vectors = edges_of(positions), State(h), []
+    pairs, state, vectors = pairs_of(positions), State(h), []
     for layer in layers:
-        state, _ = layer(state, [edges])
+        state, _ = layer(state, [pairs])
         vectors.append(state.v)
     return state.h, vectors
 
@@ -86,21 +86,22 @@ def test_a_bound_holds_whatever_the_weights() -> None:
     assert max(sizes[1]) <= 5.0
 
 
-def literal_layer(layer: VectorLayer, h: Tensor, v: Tensor | None, edges: Edges) -> tuple[Tensor, Tensor]:
+def literal_layer(layer: VectorLayer, h: Tensor, v: Tensor | None, pairs: Pairs) -> tuple[Tensor, Tensor]:
     """The equations at the top of the module, edge by edge."""
-    n, n_dim = len(h), edges.directions.shape[1]
+    n, n_dim = len(h), pairs.directions.shape[1]
     normed = h / (h.square().mean(-1, keepdim=True) + 1e-3).sqrt()
     m_i = torch.zeros(n, MESSAGE, dtype=h.dtype)
     v_new = torch.zeros(n, n_dim, N_VECTORS, dtype=h.dtype) if v is None else v.clone()
-    assert isinstance(edges.layout, EdgeList)
-    for e, (i, j) in enumerate(zip(edges.layout.centre.tolist(), edges.layout.neighbor.tolist(), strict=True)):
-        r = edges.directions[e, :, 0]
+    ends = torch.stack([pairs.ends.first, pairs.ends.second], 1).tolist()
+    both = [(k, end, pair[end], pair[1 - end]) for k, pair in enumerate(ends) for end in (0, 1)]
+    for k, end, i, j in both:
+        r = (1 - 2 * end) * pairs.directions[k, :, 0]
         parts = [layer.source.weight @ normed[i] + layer.source.bias, layer.target.weight @ normed[j]]
-        parts.append(layer.radial.weight @ edges.radial[e])
+        parts.append(layer.radial.weight @ pairs.radial[k])
         if v is not None:
             parts.append(layer.geometry.weight @ torch.cat([r @ v[i], r @ v[j], (v[i] * v[j]).sum(0)]))
         hidden = torch.stack(parts).sum(0)
-        m = hidden * torch.sigmoid(hidden) * edges.weight[e]
+        m = hidden * torch.sigmoid(hidden) * pairs.weight[k]
         m_i[i] += m
         gates = layer.gate.weight @ m
         v_new[i] += torch.outer(r, gates[:N_VECTORS])
@@ -117,11 +118,11 @@ def literal_layer(layer: VectorLayer, h: Tensor, v: Tensor | None, edges: Edges)
 
 def test_layers_follow_their_equations() -> None:
     layers, (h, positions) = stack(), points(5, 3)
-    edges = edges_of(positions)
+    pairs = pairs_of(positions)
     fast = State(h)
     slow: tuple[Tensor, Tensor | None] = (h, None)
     for layer in layers:
-        fast, slow = layer(fast, [edges])[0], literal_layer(layer, *slow, edges)  # type: ignore[arg-type]
+        fast, slow = layer(fast, [pairs])[0], literal_layer(layer, *slow, pairs)  # type: ignore[arg-type]
         assert (fast[0] - slow[0]).abs().max() < 1e-12 * slow[0].abs().max()
         if fast[1] is not None:
             assert slow[1] is not None
@@ -158,34 +159,30 @@ def test_coincident_points_leave_values_and_derivatives_finite() -> None:
     assert all(torch.isfinite(g).all() for g in second if g is not None)
 
 
-LAYOUTS = ("list", "blocks", "dense")
-
-
-def random_blocks(layout: str, n: int, n_dim: int) -> list[Edges]:
-    """Edges with random values that can be differentiated by."""
-    sizes = {"list": [(30,)], "blocks": [(11,), (19,), (1,)], "dense": [(n, n)]}[layout]
+def random_blocks(sizes: tuple[int, ...], n: int, n_dim: int) -> list[Pairs]:
+    """Pairs with random values that can be differentiated by."""
     blocks = []
     for size in sizes:
-        place = Dense() if layout == "dense" else EdgeList(torch.randint(0, n, (2, *size)), n)
-        shapes = ((n_dim, 1), (N_RADIAL,), (1,), (n_dim * (n_dim + 1) // 2, 1))
-        values = [torch.randn(*size, *rest, dtype=torch.float64) for rest in shapes]
-        blocks.append(Edges(place, *(value.requires_grad_() for value in values)))
+        ends = Ends(torch.randint(0, n, (2, size)), n)
+        shapes = ((size, n_dim, 1), (size, N_RADIAL), (size, 1), (size, n_dim * (n_dim + 1) // 2, 1))
+        values = [torch.randn(*shape, dtype=torch.float64) for shape in shapes]
+        blocks.append(Pairs(ends, *(value.requires_grad_() for value in values)))
     return blocks
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("sizes", [(30,), (11, 19, 1)], ids=["whole", "blocks"])
 @pytest.mark.parametrize("n_dim", [2, 3, 5, 10])
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("bound", [None, 0.7])
 @pytest.mark.parametrize("n_tensors", [0, 4])
 def test_the_way_back_is_autograds(
-    n_dim: int, layout: str, first: bool, last: bool, bound: float | None, n_tensors: int
+    n_dim: int, sizes: tuple[int, ...], first: bool, last: bool, bound: float | None, n_tensors: int
 ) -> None:
-    """`vjp` in every layout, by ordinary operations and by those without history."""
+    """`vjp`, by ordinary operations and by those without history."""
     torch.manual_seed(n_dim)
-    sizes = (HIDDEN, MESSAGE, N_RADIAL, N_VECTORS)
-    layer = VectorLayer(*sizes, first=first, last=last, bound=bound, n_tensors=n_tensors, n_dim=n_dim).double()
+    widths = (HIDDEN, MESSAGE, N_RADIAL, N_VECTORS)
+    layer = VectorLayer(*widths, first=first, last=last, bound=bound, n_tensors=n_tensors, n_dim=n_dim).double()
     with torch.no_grad():
         for weight in layer.parameters():
             weight += 0.3 * torch.randn_like(weight)
@@ -193,14 +190,14 @@ def test_the_way_back_is_autograds(
     shapes = [(HIDDEN,)] if first else [(HIDDEN,), (n_dim, N_VECTORS)]
     shapes += [(n_dim * (n_dim + 1) // 2, n_tensors)] if n_tensors and not first else []
     state = State(*(torch.randn(n, *shape, dtype=torch.float64, requires_grad=True) for shape in shapes))
-    blocks = random_blocks(layout, n, n_dim)
+    blocks = random_blocks(sizes, n, n_dim)
     after, tape = layer(state, blocks)
     assert (after.v is None, after.t is None) == (last, last or not n_tensors)
     by = State(*(None if x is None else torch.randn_like(x) for x in after))  # type: ignore[arg-type]
     energy = sum((x * b).sum() for x, b in zip(after, by, strict=True) if x is not None and b is not None)
-    of_edges = [x for e in blocks for x in (e.directions, e.radial, e.weight, *([e.quadrupoles] if n_tensors else []))]
+    of_pairs = [x for p in blocks for x in (p.directions, p.radial, p.weight, *([p.quadrupoles] if n_tensors else []))]
     inputs = [x for x in state if x is not None]
-    expected = torch.autograd.grad(energy, [*inputs, *of_edges], retain_graph=True)  # type: ignore[list-item,arg-type]
+    expected = torch.autograd.grad(energy, [*inputs, *of_pairs], retain_graph=True)  # type: ignore[list-item,arg-type]
     for tracked in (True, False):
         with torch.set_grad_enabled(tracked):
             by_pairs = [PairGradients() for _ in blocks]
@@ -209,8 +206,8 @@ def test_the_way_back_is_autograds(
         for of in by_pairs:
             assert of.by_directions is not None
             assert of.by_weight is not None
-            by_edge = [of.by_directions.sum(-1, keepdim=True), of.by_radial, of.by_weight.sum(-1, keepdim=True)]
-            found += [x for x in (*by_edge, of.by_quadrupoles) if x is not None]
+            by_pair = [of.by_directions.sum(-1, keepdim=True), of.by_radial, of.by_weight.sum(-1, keepdim=True)]
+            found += [x for x in (*by_pair, of.by_quadrupoles) if x is not None]
         for one, other in zip(found, expected, strict=True):
             assert one.requires_grad == tracked
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
@@ -239,11 +236,12 @@ def test_tensor_invariants_do_not_turn() -> None:
         q, _ = torch.linalg.qr(torch.randn(n_dim, n_dim, dtype=torch.float64))
         features = []
         for at in (positions, positions @ q.T):
-            plain = edges_of(at)
-            edges = replace(plain, quadrupoles=square(plain.directions) - square.trace)
+            plain = pairs_of(at)
+            quadrupoles = square(plain.directions) - square.trace
+            pairs = replace(plain, quadrupoles=quadrupoles)
             state = State(h)
             for layer in layers:
-                state, _ = layer(state, [edges])
+                state, _ = layer(state, [pairs])
             features.append(state.h)
         torch.testing.assert_close(features[0], features[1], rtol=1e-12, atol=1e-12)
 
@@ -252,22 +250,22 @@ def test_a_loss_of_the_gradient_has_autograds_weight_gradients() -> None:
     """Training on the written-out derivative is double backward, without being it."""
     layers, n = stack(bound=0.9), 7
     h = torch.randn(n, HIDDEN, dtype=torch.float64)
-    (edges,) = random_blocks("list", n, 3)
+    (pairs,) = random_blocks((30,), n, 3)
 
     def forces_loss(by_hand: bool) -> Tensor:
         state, tapes = State(h), []
         for layer in layers:
-            state, tape = layer(state, [edges])
+            state, tape = layer(state, [pairs])
             tapes.append(tape)
         weights = torch.linspace(-1, 1, state.h.numel(), dtype=torch.float64).view_as(state.h)
         if not by_hand:
-            (gradient,) = torch.autograd.grad((state.h * weights).sum(), edges.directions, create_graph=True)
+            (gradient,) = torch.autograd.grad((state.h * weights).sum(), pairs.directions, create_graph=True)
             return gradient.square().sum()
-        by, pairs = State(weights), [PairGradients()]
+        by, by_pairs = State(weights), [PairGradients()]
         for layer, tape in zip(reversed(layers), reversed(tapes), strict=True):
-            by = layer.vjp(tape, by, pairs)  # type: ignore[operator]
-        assert pairs[0].by_directions is not None
-        return pairs[0].by_directions.square().sum()
+            by = layer.vjp(tape, by, by_pairs)  # type: ignore[operator]
+        assert by_pairs[0].by_directions is not None
+        return by_pairs[0].by_directions.square().sum()
 
     by_hand, by_autograd = (
         torch.autograd.grad(forces_loss(kind), list(layers.parameters()), allow_unused=True) for kind in (True, False)

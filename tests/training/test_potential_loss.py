@@ -196,9 +196,9 @@ def test_losses_of_charges_are_what_they_say(random_potential: Make) -> None:
     assert prediction.charge is not None
     assert prediction.dipole is not None
     call = model.local_call(
-        batch.graph.edge_vectors(),
+        batch.graph.pair_vectors(),
         model.species(batch.graph.atomic_numbers),
-        batch.graph.edge_index,
+        batch.graph.pairs,
         far_of(batch.graph, model.dtype),
     )
     assert call.charges is not None
