@@ -1,7 +1,7 @@
 """A potential as a metatomic file: TorchScript, which engines with a metatomic interface run without us.
 
-`pip install 'egnn-md[metatomic]'`. The force call is traced, which holds for any number of atoms and edges. Engines
-take forces and stress from autograd of the energy: to the energy of its centre each edge adds (r_ij - r_ij')·g_ij, with
+`pip install 'egnn-md[metatomic]'`. The force call is traced, which holds for any number of atoms and pairs. Engines
+take forces and stress from autograd of the energy: to that of its first atom each pair adds (r_ij - r_ij')·g_ij, with
 r_ij the vector that the engine differentiates by, r_ij' the same numbers without history, and g_ij = ∂E/∂r_ij from the
 force call: zero, with the right derivative.
 """

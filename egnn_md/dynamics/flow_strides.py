@@ -14,6 +14,7 @@ from torch import Tensor
 from egnn_md.chemistry.units import BOLTZMANN, FS_PER_TIME_UNIT
 from egnn_md.dynamics.settings import SettingsError
 from egnn_md.models.flow import FlowMap, Kick, advance, pairs_of
+from egnn_md.nn.compilation import compile_for
 
 FloatArray = NDArray[np.float64]
 
@@ -53,8 +54,8 @@ class Strider:
             return model.kick(positions, features, pairs)
 
         self._kick: Callable[..., Kick] = kick
-        if compile:  # with threads, sums over pairs would be made of atomic additions
-            self._kick = torch.compile(kick, dynamic=False, options={"cpp.threads": 1})
+        if compile:
+            self._kick = compile_for(kick, (torch.rand(len(numbers), 3, dtype=torch.float64), self._kinds[0]))
         self._known: dict[bytes, Kick] = {}
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from egnn_md.nn.ops import opaque_sums
 
@@ -32,6 +32,18 @@ def compile_function(
     return compiled
 
 
+def compile_for(function: Callable[..., Any], example: tuple[Tensor, ...]) -> Callable[..., Any]:
+    """Trace a function, without gradients, for the sizes of `example` alone, and compile the trace for one thread: with
+    more, sums over pairs would be made of atomic additions.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with torch.no_grad():
+        traced = make_fx(function)(*example)
+    compiled: Callable[..., Any] = torch.compile(traced, dynamic=False, options={"cpp.threads": 1})
+    return compiled
+
+
 class CompiledModule:
     """`module(*inputs)`, traced and compiled at the first call; its weights may change between calls.
 
@@ -48,7 +60,7 @@ class CompiledModule:
             self._compiled = compile_function(self._call, (weights, *inputs), inner_gradient=False)
         return self._compiled(weights, *inputs)
 
-    def _call(self, weights: dict[str, torch.Tensor], *inputs: Any) -> Any:
+    def _call(self, weights: dict[str, Tensor], *inputs: Any) -> Any:
         return torch.func.functional_call(self.module, weights, inputs)
 
 

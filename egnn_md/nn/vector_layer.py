@@ -119,8 +119,6 @@ class Weights(NamedTuple):
     source_bias: Tensor
     target: Tensor
     """W_t."""
-    radial: Tensor
-    """W_d."""
     gate: Tensor
     """W_1, W_2 and W_3, one below the other."""
     read_left: Tensor
@@ -133,8 +131,6 @@ class Weights(NamedTuple):
     node_out: Tensor
     """W_o."""
     node_out_bias: Tensor
-    geometry: Tensor | None
-    """W_g; None in the first layer."""
     vector_scale: Tensor | None
     """W_v; None in the last layer."""
     vector_scale_bias: Tensor | None
@@ -149,12 +145,17 @@ class Weights(NamedTuple):
     tensor_scale: Tensor | None
     """W_T; None in the last layer too."""
     tensor_scale_bias: Tensor | None
+    shared: Tensor
+    """[W_d ½(W_a - W_b) W_c]: of what both messages of a pair have in common; W_d in the first layer."""
+    opposite: Tensor | None
+    """½(W_a + W_b): of what has another sign in each; None in the first layer."""
 
 
 _PLACES: Final = tuple(
-    (name.removesuffix("_bias"), "bias" if name.endswith("_bias") else "weight") for name in Weights._fields
+    (field, field.removesuffix("_bias"), "bias" if field.endswith("_bias") else "weight")
+    for field in Weights._fields[:-2]
 )
-"""Module and parameter of each of them."""
+"""Field, module and parameter of each of them but the last two."""
 
 
 class TensorTape(NamedTuple):
@@ -176,10 +177,6 @@ class Tape(NamedTuple):
     """What `vjp` needs of a layer's way forward."""
 
     weights: Weights
-    shared: Tensor
-    """[W_d ½(W_a - W_b) W_c]: of what both messages of a pair have in common; W_d in the first layer."""
-    opposite: Tensor | None
-    """½(W_a + W_b): of what has another sign in each; None in the first layer."""
     blocks: Sequence[Pairs]
     messages: list[Messages]
     """Of the only block; empty if there are several: they are made again, instead of being kept."""
@@ -272,8 +269,14 @@ class VectorLayer(nn.Module):
     def weights(self) -> Weights:
         """All weights as they are now."""
         modules: dict[str, Any] = self._modules
-        values: Any = [modules[name]._parameters[kind] if name in modules else None for name, kind in _PLACES]
-        return Weights(*values)
+        found: dict[str, Any] = {
+            field: modules[name]._parameters[kind] if name in modules else None for field, name, kind in _PLACES
+        }
+        shared, opposite = modules["radial"].weight, None
+        if not self.first:
+            own, other, inner = modules["geometry"].weight.chunk(3, 1)
+            shared, opposite = torch.cat([shared, 0.5 * (own - other), inner], 1), 0.5 * (own + other)
+        return Weights(**found, shared=shared, opposite=opposite)
 
     def forward(self, state: State, blocks: Sequence[Pairs]) -> tuple[State, Tape]:
         """The state, updated, and what `vjp` needs. Vectors and tensors are None before the first layer and after the
@@ -283,14 +286,10 @@ class VectorLayer(nn.Module):
         w = self.weights()
         normed, inverse_norm = normalised(h)
         source, target = linear(normed, w.source, w.source_bias), linear(normed, w.target)
-        shared, opposite = w.radial, None
-        if w.geometry is not None:
-            own, other, inner = w.geometry.chunk(3, 1)
-            shared, opposite = torch.cat([w.radial, 0.5 * (own - other), inner], 1), 0.5 * (own + other)
         aggregated: Tensor | None = None
         vectors, tensors, tapes = v, t, []
         for pairs in blocks:
-            message, messages = self._messages(w, shared, opposite, source, target, v, pairs)
+            message, messages = self._messages(w, source, target, v, pairs)
             aggregated = pairs.ends.sum(message, aggregated)
             vectors = pairs.ends.sum(_sent(messages, pairs), vectors)
             if messages.moment is not None and pairs.quadrupoles is not None:
@@ -315,7 +314,7 @@ class VectorLayer(nn.Module):
             v_scale, v_scaled, v_out = self._scaled(vectors, linear(node, w.vector_scale, w.vector_scale_bias))
         if w.tensor_scale is not None and tensors is not None:
             t_scale, t_scaled, t_out = self._scaled(tensors, linear(node, w.tensor_scale, w.tensor_scale_bias))
-        inputs = (w, shared, opposite, blocks, tapes, normed, inverse_norm, source, target, v)
+        inputs = (w, blocks, tapes, normed, inverse_norm, source, target, v)
         read = (vectors, half_left, left, right, moments, products, node_hidden)
         return State(h, v_out, t_out), Tape(*inputs, *read, v_scale, v_scaled, t_scale, t_scaled)
 
@@ -342,14 +341,7 @@ class VectorLayer(nn.Module):
         return tape, (0.5 * (left * right).sum(-2), (forms * squares).sum(-2))
 
     def _messages(
-        self,
-        w: Weights,
-        shared: Tensor,
-        opposite: Tensor | None,
-        source: Tensor,
-        target: Tensor,
-        v: Tensor | None,
-        pairs: Pairs,
+        self, w: Weights, source: Tensor, target: Tensor, v: Tensor | None, pairs: Pairs
     ) -> tuple[AtEnds, Messages]:
         """m to either end, (n_pairs, message_dim), and how they came about."""
         s, t = pairs.ends.of(source), pairs.ends.of(target)
@@ -361,11 +353,11 @@ class VectorLayer(nn.Module):
             invariants = kept(torch.cat([along[0], -along[1], sum_over_space(both[0] * both[1])], -1))
             first, second, inner = self._bounded(invariants).chunk(3, -1)
             common, differing = torch.cat([pairs.radial, first + second, inner], -1), first - second
-        alike = product(common, shared)
-        if differing is None or opposite is None:
+        alike = product(common, w.shared)
+        if differing is None or w.opposite is None:
             hidden = s[0] + t[1] + alike, s[1] + t[0] + alike
         else:
-            unlike = product(differing, opposite)
+            unlike = product(differing, w.opposite)
             hidden = s[0] + t[1] + (alike + unlike), s[1] + t[0] + (alike - unlike)
         if ahead_of_time(hidden[0]):
             hidden = kept(hidden[0]), kept(hidden[1])
@@ -421,10 +413,9 @@ class VectorLayer(nn.Module):
             if tape.messages:
                 messages = tape.messages[k]
             else:
-                matrices = (w, tape.shared, tape.opposite)
-                _, messages = self._messages(*matrices, tape.source, tape.target, tape.v_in, pairs)
+                _, messages = self._messages(w, tape.source, tape.target, tape.v_in, pairs)
             by_hidden, by_ends = self._pairs_vjp(
-                tape, pairs, messages, by_aggregated, by_vectors, by_tensors, by_pairs[k], summed=len(tape.blocks) > 1
+                w, pairs, messages, by_aggregated, by_vectors, by_tensors, by_pairs[k], summed=len(tape.blocks) > 1
             )
             if inputs:
                 by_source = pairs.ends.sum(by_hidden, by_source)
@@ -454,7 +445,7 @@ class VectorLayer(nn.Module):
 
     def _pairs_vjp(
         self,
-        tape: Tape,
+        w: Weights,
         pairs: Pairs,
         messages: Messages,
         by_aggregated: Tensor,
@@ -468,7 +459,7 @@ class VectorLayer(nn.Module):
 
         `summed`: channels of `by_pairs` are added up in each layer, for memory, instead of once after all of them.
         """
-        w, r, weight = tape.weights, pairs.directions, pairs.weight
+        r, weight = pairs.directions, pairs.weight
         by_sent = pairs.ends.of(by_vectors)
         by_gates = [[sum_over_space(by_sent[0] * r)], [-sum_over_space(by_sent[1] * r)]]
         onto = PairGradients() if summed or not op_by_op(r) else by_pairs
@@ -487,9 +478,9 @@ class VectorLayer(nn.Module):
             by_message = plus_product(by_own, torch.cat(by_gates[end], -1), w.gate)
             by_weight = _plus_elementwise(by_weight, by_message, messages.activated[end])
             by_hidden.append(kept(silu_vjp(by_message * weight, messages.hidden[end])))
-        by_shared, by_v = (by_hidden[0] + by_hidden[1]) @ tape.shared, None
-        if tape.opposite is not None and messages.invariants is not None:
-            by_opposite = (by_hidden[0] - by_hidden[1]) @ tape.opposite
+        by_shared, by_v = (by_hidden[0] + by_hidden[1]) @ w.shared, None
+        if w.opposite is not None and messages.invariants is not None:
+            by_opposite = (by_hidden[0] - by_hidden[1]) @ w.opposite
             by_shared, by_invariants = self._invariants_vjp(by_shared, by_opposite, messages.invariants)
             by_v, by_directions = _geometry_vjp(by_invariants, by_sent, by_directions, messages, r)
         if onto is not by_pairs:
