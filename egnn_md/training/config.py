@@ -55,6 +55,9 @@ class TrainingConfig(Section):
     warmup_steps: int = Field(200, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    keep: Literal["best", "last"] = "best"
+    """Which averaged weights become the model: those with the least validation error, or the last, where a few hard
+    samples rule that error."""
     clip_norm: float = Field(5.0, gt=0)
     """Longest gradient over all weights."""
     dtype: Literal["float32", "float64"] = "float32"

@@ -201,6 +201,8 @@ def _run(config: RunConfig, init_from: str | None, data_files: list[Path], folde
         return folder / "model.safetensors"
     from egnn_md.training.report import finish
 
+    if settings.keep == "last":
+        save_best({"step": trainer.global_step})
     return finish(folder, task)
 
 

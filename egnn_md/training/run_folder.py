@@ -3,7 +3,8 @@
 config.toml       the configuration, as given
 run.json          where the data was found, and the SHA-256 of its bytes
 last.ckpt         weights, average, optimizer, step: `egnn-md train --resume` goes on from here
-best.safetensors  averaged weights with the lowest validation error so far; a complete model
+best.safetensors  averaged weights with the lowest validation error so far (at the end the last, if these are kept); a
+                  complete model
 log.csv           losses and validation errors
 """
 

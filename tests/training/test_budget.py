@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -108,6 +109,23 @@ def test_valid_files_choose_the_best_checkpoint(folder: Path) -> None:
     assert held_out["valid"]["n_structures"] == 4
     assert header["training_data"]["n_structures"] + held_out.get("test", {"n_structures": 0})["n_structures"] == 15
     load(model)
+
+
+@pytest.mark.filterwarnings("ignore:the compositions of the data")
+def test_the_last_weights_may_be_the_model(folder: Path) -> None:
+    """Asked for at the start, or of a run that has ended: it is resumed."""
+    machine = Resources(accelerator="cpu", progress=False)
+    text = 'max_steps = 6\nvalidate_every = 2\nlearning_rate = 2.0\nschedule = "constant"\nema_decay = 0.0\n'
+    best = train(configured(folder, text), output=folder / "run", resources=machine)
+    last = train(configured(folder, text + 'keep = "last"\n'), output=folder / "other", resources=machine)
+    assert read_header(last)["training"]["step"] == 6
+    average = torch.load(folder / "run" / "last.ckpt", weights_only=True)["state_dict"]
+    name = "network.readout.0.weight"
+    torch.testing.assert_close(load(last, dtype=torch.float32).state_dict()[name], average[f"average.module.{name}"])
+    assert read_header(best)["training"]["step"] < 6
+    (folder / "run" / "config.toml").write_text((folder / "other" / "config.toml").read_text())
+    again = load(resume(folder / "run", machine))
+    torch.testing.assert_close(again.state_dict()[name], load(last).state_dict()[name])
 
 
 def test_a_training_needs_an_end(folder: Path) -> None:
