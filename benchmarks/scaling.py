@@ -3,7 +3,7 @@
 Each size runs in its own process, through the ase calculator, in float32. Time: the median of several calls, the atoms
 moved a little in between so that the list holds (the first call, which builds it, is given apart); the processor's time
 beside it, which other programs on the machine disturb less. Memory: the peak of the process beyond what it held before
-the first call.
+the first call; freed memory is kept for the next call, as `egnn-md` does.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ def measure(options: Namespace) -> dict[str, float]:
     """Time and memory of force calls on `options.child` atoms, in this process."""
     import torch
 
+    from egnn_md.memory import keep_freed_memory
+
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     engine, rng = calculator(options.model, "float32", compiled=options.compile), np.random.default_rng(0)
     warm = lattice("H2O", (2, 2, 2))

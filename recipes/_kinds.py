@@ -50,6 +50,14 @@ def torsions(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[J
         yield partial(torsion, source.draw(rng, 16), rng)
 
 
+def rare(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
+    """Molecules with groups that few have: in motion, and turned about their bonds."""
+    while True:
+        piece = source.draw_rare(rng)
+        yield partial(thermal, piece, "rare", rng)
+        yield partial(torsion, piece, rng)
+
+
 def distortions(source: Source, rng: np.random.Generator, chunk: int) -> Iterator[Job]:
     while True:
         yield partial(distorted, source.draw(rng, 16), rng)
@@ -113,6 +121,7 @@ KINDS: dict[str, tuple[Callable[..., Iterator[Job]], int]] = {
     "droplets": (droplets, 200),
     "thermal": (molecules, 500),
     "torsions": (torsions, 500),
+    "rare": (rare, 500),
     "distortions": (distortions, 300),
     "states": (states, 300),
     "peptides": (peptides, 150),

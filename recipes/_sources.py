@@ -5,14 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from _contacts import polyatomic_ions
 from _molecules import Species, read_smiles, skeletons
+from rdkit import Chem
 
 # Elements that are rare among the molecules are drawn so many times as often.
 RARE = {5: 40.0, 14: 40.0, 53: 8.0, 15: 8.0, 35: 2.0, 9: 1.5, 16: 1.2}
+# Disulfides, thiocarbonyls, sulfonamides, hydrazines, peroxides, oximes, hydrazones, sulfoxides, alkylated rings'
+# cations, thioesters: groups that few molecules have.
+RARE_GROUPS = (
+    *("[SX2]-[SX2]", "[#6]=[SX1]", "[SX4](=O)(=O)-[NX3]", "[NX3]-[NX3]", "[OX2]-[OX2]", "[#6]=[NX2]-[OX2]"),
+    *("[#6]=[NX2]-[NX3]", "[SX3](=O)", "[nX3+]-[#6]", "[#6](=O)-[SX2]"),
+)
 
 
 class Ragged:
@@ -42,6 +50,18 @@ class Source:
         self.small = [piece for piece in self.train if piece.heavy <= (8 if piece.charge else 6)]
         self._weights = {limit: _weights(self.train, limit) for limit in (16, 99)}
         self.water = [piece for piece in self.small if piece.smiles == "O"] or [_water()]
+
+    @cached_property
+    def rare(self) -> list[list[Species]]:
+        """Of each of `RARE_GROUPS` the molecules that have it, of at most 20 heavy atoms."""
+        patterns = [Chem.MolFromSmarts(pattern) for pattern in RARE_GROUPS]
+        molecules = [(piece, Chem.MolFromSmiles(piece.smiles)) for piece in self.train if piece.heavy <= 20]
+        return [[piece for piece, molecule in molecules if molecule.HasSubstructMatch(p)] for p in patterns]
+
+    def draw_rare(self, rng: np.random.Generator) -> Species:
+        """A molecule with a rare group, each group as often as any other."""
+        members = self.rare[rng.integers(len(self.rare))]
+        return members[rng.integers(len(members))]
 
     def draw(self, rng: np.random.Generator, largest: int = 99) -> Species:
         """A molecule with at most `largest` (16 or 99) heavy atoms."""

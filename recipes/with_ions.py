@@ -21,7 +21,7 @@ TESTED = (8, 659, 1246, 28435, 122878)
 PER_ATOM = {"atomic_numbers": (), "positions": (3,), "forces": (3,), "charges": ()}
 PER_FRAME = {"n_atoms": (), "charge": (), "energy": (), "dipole": (3,), "tag": (), "group": ()}
 LONE_IONS = 50
-COPIES = {"thermal": 3, "state": 3, "torsion": 3, "peptide": 3, "droplet": 3, "metal": 3}
+COPIES = {"thermal": 3, "rare": 3, "state": 3, "torsion": 3, "peptide": 3, "droplet": 3, "metal": 3}
 COPIES |= {"interaction": 2, "bound": 2, "distorted": 2}
 """Of each frame, by its tag; the others stand once."""
 MISSING = {"charge": 0.0, "charges": np.nan, "dipole": np.nan}

@@ -32,8 +32,8 @@ Compile = bool | Literal["auto"]
 TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Largest difference to the eager call of any energy (eV), derivative and force (eV/Å) and extrapolation, over the
 largest magnitude among them, or over 1."""
-MOST_PAIRS: Final = 125_000
-"""Beyond, the eager call in blocks: a package keeps the messages of all pairs, 6 kB each in float32."""
+MOST_PAIRS: Final = 400_000
+"""Beyond, the eager call in blocks: a package keeps the messages of all pairs, some 7 kB each in float32."""
 MOST_FAR_PAIRS: Final = 2_000_000
 """The same of all pairs at any distance, for models with charges: some 0.1 kB each."""
 _SIZES: Final[tuple[Sizes, ...]] = (
