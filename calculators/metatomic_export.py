@@ -29,8 +29,8 @@ def export(model: Potential, file: Path, *, name: str, description: str = "") ->
         raise ValueError(
             f"{name} has charges that act at any distance: metatomic's neighbour lists do not reach so far"
         )
-    pair = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]], dtype=model.dtype)
-    example = (pair, torch.zeros(2, dtype=torch.int64), torch.tensor([[0, 1], [1, 0]]))
+    vectors = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]], dtype=model.dtype)
+    example = (vectors, torch.zeros(3, dtype=torch.int64), torch.tensor([[0, 0], [1, 2]]))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constants, which are meant, and of TorchScript as such
         call = torch.jit.trace(_ForceCall(model), example, check_trace=False)  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from typing import Final
 SWITCH: Final = "EGNN_MD_KEEP_MEMORY"
 _KEPT: Final = {-1: 2**30, -4: 0}
 """mallopt's M_TRIM_THRESHOLD: bytes free at the top of the heap before they go back; M_MMAP_MAX: how many arrays may be
-mapped by themselves, to be unmapped when they are freed. (M_MMAP_THRESHOLD ends at 32 MB: 130,000 edges' messages.)"""
+mapped by themselves, to be unmapped when they are freed. (M_MMAP_THRESHOLD ends at 32 MB: messages of 65,000 pairs.)"""
 
 
 @cache

@@ -44,7 +44,7 @@ _SIZES: Final[tuple[Sizes, ...]] = (
 _LIMITS: Final = {"pairs": MOST_PAIRS, "far pairs": MOST_FAR_PAIRS}
 """Largest of a size; from 2 on, since no package fits sizes 0 and 1."""
 _EXAMPLE_ATOMS: Final = 12
-_CHECKED_ATOMS: Final = (2, 5, 30, 150)
+_CHECKED_ATOMS: Final = (3, 5, 30, 150)
 _Inputs = tuple[Tensor, ...]
 
 
@@ -182,7 +182,7 @@ def compile_forces(model: Potential, report: Callable[[str], None] = lambda line
 
 @torch.no_grad()
 def check(model: Potential, compiled: Callable[..., LocalCall]) -> float:
-    """Hold compiled force calls to eager ones on structures of 2 to 150 atoms; the largest difference, see `TOLERANCE`.
+    """Hold compiled force calls to eager ones on structures of 3 to 150 atoms; the largest difference, see `TOLERANCE`.
 
     Energies, derivatives by each pair's vector (so the stress), forces, extrapolation. Raises CompilationError beyond
     the tolerance.

@@ -71,7 +71,7 @@ class PotentialConfig:
     bound: float | None = None
     """Where vectors and their products saturate in the layers (`VectorLayer`); None: nowhere."""
     node_dim: int | None = None
-    """Width of what layers compute at each atom, which costs little beside edges; None: `hidden_dim`."""
+    """Width of what layers compute at each atom, which costs little beside pairs; None: `hidden_dim`."""
     atomic_dipoles: bool = False
     """Whether dipole moments have a part of each atom beside that of the charges: as GFN2-xTB's have."""
 

@@ -37,7 +37,7 @@ MOST_SEARCHES = 1e7
 MOST_NEIGHBORS = 1e5
 """Of an atom, ..."""
 MOST_PAIRS = 2e8
-"""... and of all: some 10 GB."""
+"""... and of all, counted from both ends: some 10 GB."""
 DEFAULT_SKIN = 0.7
 """Å."""
 

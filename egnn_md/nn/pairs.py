@@ -1,4 +1,4 @@
-"""What a network reads of a pair of atoms, with the derivatives by the edge vector written out.
+"""What a network reads of a pair of atoms, with the derivatives by their vector written out.
 
 The energy of a network reaches the positions only through these functions of r_ij: the direction r̂, the distance that
 the network may see s(d), the radial basis b(s) and the cutoff envelope f(s). None holds a weight. So the gradient of

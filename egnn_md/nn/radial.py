@@ -21,7 +21,7 @@ TINY_SQUARE = 1e-12
 
 
 def distance(vectors: Tensor) -> Tensor:
-    """Lengths of `vectors` (n_edges, n_dim) -> (n_edges, 1), with a finite gradient (zero) at zero length."""
+    """Lengths of `vectors` (n, n_dim) -> (n, 1), with a finite gradient (zero) at zero length."""
     return (vectors.square().sum(-1, keepdim=True) + TINY_SQUARE).sqrt()
 
 
@@ -64,7 +64,7 @@ def soft_core(distances: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Te
 class BesselBasis(WithConstants):
     """sin(k π d / cutoff) / d for k = 1 … n_basis, scaled to order one (Gasteiger et al., arXiv 2003.03123, eq. 7).
 
-    Distances (n_edges, 1) in Å -> values and slopes, each (n_edges, n_basis).
+    Distances (n, 1) in Å -> values and slopes, each (n, n_basis).
     """
 
     def __init__(self, n_basis: int, cutoff: float) -> None:

@@ -47,7 +47,7 @@ def structure(n_atoms: int, seed: int = 0) -> Geometry:
     return Geometry(positions, rng.choice([1, 6, 7, 8, 9], n_atoms))
 
 
-@pytest.mark.parametrize("n_atoms", [2, 3, 20, 90])
+@pytest.mark.parametrize("n_atoms", [2, 3, 20, 90])  # one pair is an eager call
 def test_compiled_calls_are_eager_calls(model: Potential, n_atoms: int) -> None:
     inputs = forces.example(model, n_atoms)
     assert model.compiled is not None
