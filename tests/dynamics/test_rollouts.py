@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,20 @@ def test_a_stride_is_its_substeps() -> None:
     whole = strides[10.0](atoms.positions, atoms.get_momenta())
     np.testing.assert_allclose(half[0], whole[0], atol=1e-12)
     np.testing.assert_allclose(half[1], whole[1], atol=1e-12)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_stride_is_the_same_in_one_piece() -> None:
+    """Nothing in it may keep the compiler from making one function of it."""
+    atoms, model = moving(), random_flow()
+    eager, compiled = (Strider(model, atoms.numbers, atoms.get_masses(), 5.0, compile=c) for c in (False, True))
+    torch._dynamo.utils.counters.clear()
+    start = atoms.positions, atoms.get_momenta()
+    for found, expected in zip(compiled(*start), eager(*start), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-10)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_constant_energy_rollouts_conserve_momenta_and_are_reversible() -> None:
