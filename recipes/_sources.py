@@ -53,10 +53,11 @@ class Source:
 
     @cached_property
     def rare(self) -> list[list[Species]]:
-        """Of each of `RARE_GROUPS` the molecules that have it, of at most 20 heavy atoms."""
+        """Of each of `RARE_GROUPS` that there is, the molecules that have it, of at most 20 heavy atoms."""
         patterns = [Chem.MolFromSmarts(pattern) for pattern in RARE_GROUPS]
         molecules = [(piece, Chem.MolFromSmiles(piece.smiles)) for piece in self.train if piece.heavy <= 20]
-        return [[piece for piece, molecule in molecules if molecule.HasSubstructMatch(p)] for p in patterns]
+        members = ([piece for piece, molecule in molecules if molecule.HasSubstructMatch(p)] for p in patterns)
+        return [found for found in members if found]
 
     def draw_rare(self, rng: np.random.Generator) -> Species:
         """A molecule with a rare group, each group as often as any other."""

@@ -24,7 +24,7 @@ Sizes = Mapping[int, str]
 """Dimension of an input -> name of its size; sizes of the same name are equal, and any number from 2 on."""
 
 OPTIONS: Final[dict[str, Any]] = {
-    "cpp.threads": 1,  # sums over edges are plain additions; with threads each would be an atomic one
+    "cpp.threads": 1,  # sums over pairs are plain additions; with threads each would be an atomic one
     "pattern_matcher": False,  # it would make products and sums one again, see `_product_and_sum`
     "compile_threads": 1,
 }

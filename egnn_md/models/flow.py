@@ -165,7 +165,7 @@ class FlowMap(Shown, nn.Module):
         distances = distance(vectors)
         directions = vectors / distances
         seen = distances.to(self.dtype)
-        radial, envelope = self.basis(seen)[0], cutoff_value(seen, self.config.cutoff)
+        radial, envelope = self.basis.value(seen), cutoff_value(seen, self.config.cutoff)
         forward = directions.to(self.dtype).unsqueeze(-1)
         ends = Ends(pairs, positions.shape[0])
         weight = envelope * NEIGHBOR_SCALE
@@ -173,9 +173,7 @@ class FlowMap(Shown, nn.Module):
         terms = self._pair_terms(h, v, pairs, forward, radial) * envelope
         attraction, energy = terms.to(directions.dtype).chunk(2, -1)
         push = directions * (FORCE_SCALE * attraction)
-        n_atoms = positions.shape[0]
-        impulse = segment_sum(push, first, n_atoms) - segment_sum(push, second, n_atoms)
-        return impulse, segment_sum(energy.squeeze(-1), first, n_atoms)
+        return ends.sum((push, -push)), segment_sum(energy.squeeze(-1), first, positions.shape[0])
 
     def through_layers(self, features: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """h (n_atoms, hidden_dim) and v (n_atoms, 3, n_vectors) after all layers."""

@@ -23,7 +23,7 @@ BoolArray = NDArray[np.bool_]
 BRUTE_FORCE_ATOMS = 64
 """Below this, an isolated structure's distances all at once are faster than a cell list."""
 ALL_PAIRS_ATOMS = 32
-"""Up to this many atoms an isolated molecule keeps every pair as an edge and never needs a new list."""
+"""Up to this many atoms an isolated molecule keeps every pair and never needs a new list."""
 LARGEST_COORDINATE = 1e8
 """Å."""
 LONGEST_CELL = 1e4

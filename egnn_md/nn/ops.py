@@ -1,7 +1,7 @@
-"""Gather and segment sum: the two moves between nodes and edges, each the other's gradient.
+"""Gather and segment sum: the two moves between atoms and pairs, each the other's gradient.
 
 Eagerly they are plain `index_select` and `index_add`. While a function is traced for torch.compile
-(`opaque_sums`), the sum over edges becomes one operator that the compiler leaves alone: its own code for a scatter
+(`opaque_sums`), the sum over pairs becomes one operator that the compiler leaves alone: its own code for a scatter
 on the CPU is a loop of atomic additions, several times slower.
 """
 
@@ -21,7 +21,7 @@ _opaque: ContextVar[bool] = ContextVar("egnn_md_opaque_sums", default=False)
 
 @contextmanager
 def opaque_sums() -> Iterator[None]:
-    """Within this context, traced code calls the sum over edges as one opaque operator."""
+    """Within this context, traced code calls the sum over pairs as one opaque operator."""
     token = _opaque.set(True)
     try:
         yield
@@ -96,7 +96,7 @@ def op_by_op(values: Tensor) -> bool:
 
 def kept(values: Tensor) -> Tensor:
     """The same values (dense, and nobody else's); in a trace `ahead_of_time` they are stored, where the compiler would
-    make them again in every loop that reads them: per channel instead of per edge, per edge instead of per atom.
+    make them again in every loop that reads them: per channel instead of per pair, per pair instead of per atom.
     """
     return values.as_strided(values.shape, values.stride()) if ahead_of_time(values) else values
 
