@@ -23,7 +23,8 @@ def compile(
 ) -> Outcome:
     """Compile a potential's force call, once: all later runs on this machine are two to four times as fast.
 
-    Takes a minute or two and a C++ compiler (g++). The package lies in your cache (~/.cache/egnn-md, or under
+    Takes a minute or two and a C++ compiler (g++); twice that for models with charges, which have one package for
+    molecules and one for periodic cells. The package lies in your cache (~/.cache/egnn-md, or under
     XDG_CACHE_HOME) and serves every potential of the same shape, your own training's too; `egnn-md md`, `relax`,
     EGNNCalculator and the OpenMM force find it there. Before it is kept it is held to the uncompiled call. A new
     version of torch or of egnn-md, or another kind of processor, needs a new one.
@@ -48,12 +49,16 @@ def compile(
         raise UserError(f"{model} is a {type(potential).__name__}; only force calls of potentials are compiled")
     torch.set_num_threads(1)
     try:
-        found = None if overwrite else forces.find(potential)
-        about: dict[str, Any] = {"package": str(found)} if found else forces.compile_forces(potential, say)
-        speed = _speed(potential, forces.CompiledCall(potential, about["package"]))
+        found = {} if overwrite else forces.find(potential)
+        made: dict[str, Any] = {"packages": {}}
+        if len(found) < len(forces.forms_of(potential)):
+            made = forces.compile_forces(potential, say, without=found)
+        packages = found | made["packages"]
+        speed = _speed(potential, forces.CompiledCall(potential, packages))
     except (CompilationError, store.UntrustedStore) as error:
         raise UserError(str(error)) from error
-    values = {"model": model, "dtype": dtype, "device": device, "made": not found, **about, **speed}
+    made["packages"] = {form: str(path) for form, path in packages.items()}
+    values = {"model": model, "dtype": dtype, "device": device, "made": "seconds" in made, **made, **speed}
     return Outcome(values, lambda: _show(values), as_json)
 
 
@@ -75,11 +80,13 @@ def _speed(model: Any, compiled: Any) -> dict[str, float]:
 
 
 def _show(values: dict[str, Any]) -> None:
+    for form, path in values["packages"].items():
+        print(f"{form} structures: {path}" if len(values["packages"]) > 1 else path)
     if values["made"]:
-        print(f"{values['package']}: made in {values['seconds']:.0f} s")
+        print(f"made in {values['seconds']:.0f} s")
         print(f"differs from the eager call by {values['difference']:.0e} (tolerance {values['tolerance']:.0e})")
     else:
-        print(f"{values['package']}: there already (--overwrite makes it anew)")
+        print("there already (--overwrite makes it anew)")
     ratio = values["eager_ms"] / values["compiled_ms"]
     print(
         f"a force call of 20 atoms, {values['dtype']}: {values['compiled_ms']:.2f} ms instead of "

@@ -70,7 +70,7 @@ def _store() -> dict[str, Any]:
     from egnn_md.compiled import forces, store
 
     try:
-        kept = {name: forces.find(load("organic-xtb", dtype=name)) is not None for name in DTYPES}
+        kept = {name: bool(forces.find(load("organic-xtb", dtype=name))) for name in DTYPES}
         return {"folder": str(store.store_folder()), "organic_xtb": kept}
     except (store.UntrustedStore, ValueError) as problem:
         return {"folder": None, "problem": str(problem)}

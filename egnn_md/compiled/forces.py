@@ -1,7 +1,8 @@
 """Force calls compiled ahead of time: when they are made, found, checked and used.
 
 One package serves every potential of the same shape in the same precision: the weights are its inputs. Compiling takes
-a minute or two, once (`egnn-md compile`); after that every process of the user finds the package in the store.
+a minute or two, once (`egnn-md compile`); after that every process of the user finds the package in the store. Models
+with charges have two, since a periodic cell is another sum than the pairs of a molecule.
 """
 
 from __future__ import annotations
@@ -11,22 +12,31 @@ import math
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from egnn_md.compiled import store
-from egnn_md.compiled.package import CompilationError, Package, Sizes, Weights, check_compiler, compile_package
+from egnn_md.compiled.package import (
+    CompilationError,
+    JoinedWeights,
+    Package,
+    Sizes,
+    Weights,
+    check_compiler,
+    compile_package,
+)
 from egnn_md.models.charge_response import Totals
-from egnn_md.models.long_range import Far, FarPairs
+from egnn_md.models.long_range import Far, FarPairs, FarWaves
 from egnn_md.models.potential import LocalCall, Potential
+from egnn_md.nn.far_field import Waves, waves_of
 
 Compile = bool | Literal["auto"]
 TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -36,12 +46,23 @@ MOST_PAIRS: Final = 400_000
 """Beyond, the eager call in blocks: a package keeps the messages of all pairs, some 7 kB each in float32."""
 MOST_FAR_PAIRS: Final = 2_000_000
 """The same of all pairs at any distance, for models with charges: some 0.1 kB each."""
-_SIZES: Final[tuple[Sizes, ...]] = (
-    *({0: "pairs"}, {0: "atoms"}, {1: "pairs"}, {0: "far pairs"}, {1: "far pairs"}),
-    *({0: "atoms"}, {0: "structures"}, {0: "structures"}),
-)
-"""Of each input of the code, in its order (see `_inputs`): which dimensions vary, and the names of their sizes."""
-_LIMITS: Final = {"pairs": MOST_PAIRS, "far pairs": MOST_FAR_PAIRS}
+
+
+class Form(NamedTuple):
+    """A kind of structure, for which there is a package of its own."""
+
+    name: str
+    sizes: tuple[Sizes, ...]
+    """Of each input of the code, in its order (see `_inputs`): which dimensions vary, and the names of their sizes."""
+
+
+_NEAR: Final[tuple[Sizes, ...]] = ({0: "pairs"}, {0: "atoms"}, {1: "pairs"})
+_TOTALS: Final[tuple[Sizes, ...]] = ({0: "atoms"}, {0: "structures"}, {0: "structures"})
+ISOLATED: Final = Form("isolated", (*_NEAR, {0: "far_pairs"}, {1: "far_pairs"}, *_TOTALS))
+"""Molecules, or a batch of them; of models without charges all structures, which have the first three inputs."""
+PERIODIC: Final = Form("periodic", (*_NEAR, {0: "atoms", 1: "waves"}, *[{0: "waves"}] * 5, {}, *_TOTALS))
+"""One periodic cell, of models with charges."""
+_LIMITS: Final = {"pairs": MOST_PAIRS, "far_pairs": MOST_FAR_PAIRS}
 """Largest of a size; from 2 on, since no package fits sizes 0 and 1."""
 _EXAMPLE_ATOMS: Final = 12
 _CHECKED_ATOMS: Final = (3, 5, 30, 150)
@@ -49,36 +70,40 @@ _Inputs = tuple[Tensor, ...]
 
 
 class CompiledCall:
-    """`Potential.local_call` of one model through a package, with the model's weights as they are at each call.
+    """`Potential.local_call` of one model through its packages, with the model's weights as they are at each call.
 
     A copy of the model, pickled or not, has None in its place: loaded code belongs to one process.
     """
 
-    def __init__(self, model: Potential, path: Path) -> None:
-        self._package = Package(path, _weights(model))
+    def __init__(self, model: Potential, paths: Mapping[str, Path]) -> None:
+        """paths: the package of each `Form`, by its name."""
+        self._weights = JoinedWeights(_weights(model))
+        self._packages = {form: Package(path, self._weights) for form, path in paths.items()}
         self._eager, self._dtype = model.local_call, model.dtype
 
     def __call__(self, vectors: Tensor, species: Tensor, pairs: Tensor, far: Far | None = None) -> LocalCall:
-        """As `Potential.local_call`, which also has what does not fit the package, periodic cells' waves among it."""
-        inputs = _inputs(vectors, species, pairs, far)
-        if inputs is None or not self._fits(inputs):
+        """As `Potential.local_call`, which also has what fits no package: large molecules, batches of cells."""
+        form, inputs = _inputs(vectors, species, pairs, far)
+        package = None if form is None else self._packages.get(form.name)
+        if form is None or package is None or not self._fits(form, inputs):
             return self._eager(vectors, species, pairs, far)
-        energies, gradient, forces, extrapolation, *charges = self._package(*inputs)
-        return LocalCall(energies, gradient, forces, extrapolation, charges[0] if charges else None)
+        energies, gradient, forces, extrapolation, *others = package(*inputs)
+        charges, *virials = others or (None,)
+        return LocalCall(energies, gradient, forces, extrapolation, charges, tuple(virials))
 
-    def _fits(self, inputs: _Inputs) -> bool:
+    def _fits(self, form: Form, inputs: _Inputs) -> bool:
         """Whether all sizes and precisions are those that the code was made for."""
-        for value, sizes in zip(inputs, _SIZES, strict=False):
-            if value.is_floating_point() and value.dtype != self._dtype:
-                return False
+        if inputs[0].dtype != self._dtype:
+            return False
+        for value, sizes in zip(inputs, form.sizes, strict=False):
             for dim, name in sizes.items():
                 if not 2 <= value.shape[dim] <= _LIMITS.get(name, math.inf):
                     return False
         return True
 
     def part(self) -> None:
-        """See `Package.part`: asked for before the model is copied."""
-        self._package.part()
+        """See `JoinedWeights.part`: asked for before the model is copied."""
+        self._weights.part()
 
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
         return _nothing, ()
@@ -88,21 +113,37 @@ def _nothing() -> None:
     return None
 
 
-def _inputs(vectors: Tensor, species: Tensor, pairs: Tensor, far: Far | None = None) -> _Inputs | None:
-    """Arguments of `Potential.local_call` as tensors in a row; None for those that have no such form."""
+def _inputs(vectors: Tensor, species: Tensor, pairs: Tensor, far: Far | None = None) -> tuple[Form | None, _Inputs]:
+    """Arguments of `Potential.local_call` as tensors in a row, and which form it is; None for those that have none."""
+    near = (vectors, species, pairs)
     if far is None:
-        return vectors, species, pairs
-    if far.pairs is None or far.waves or far.rows:
-        return None
-    return vectors, species, pairs, *far.pairs, *(far.totals or ())
+        return ISOLATED, near
+    totals = far.totals or ()
+    if far.pairs is not None and not far.waves and not far.rows:
+        return ISOLATED, (*near, *far.pairs, *totals)
+    if len(far.waves) == 1 and far.pairs is None and not far.rows:
+        return PERIODIC, (*near, far.waves[0].phases, *far.waves[0].waves, *totals)
+    return None, near
+
+
+def _arguments(form: Form, near: _Inputs, others: _Inputs) -> tuple[Any, ...]:
+    """`_inputs` read backwards."""
+    if not others:
+        return near
+    n_far = 2 if form is ISOLATED else 1 + len(Waves._fields)
+    far, rest = others[:n_far], others[n_far:]
+    totals = Totals(*rest) if rest else None
+    if form is ISOLATED:
+        return *near, Far(FarPairs(*far), totals=totals)
+    return *near, Far(None, [FarWaves(0, 0, far[0], Waves(*far[1:]))], totals=totals)
 
 
 def use_compiled(model: Potential, wanted: Compile, report: Callable[[str], None] = lambda line: None) -> bool:
     """Let the model's force calls go through a package, if there is one. True if they do.
 
     wanted: "auto": if it is in the store, and without a word if it is not. True: made now if need be. False: never.
-    report: hears, in a line, what stands in the way: of True, or of a store that is not to be trusted. Force calls are
-        eager then.
+    report: hears, in a line, what stands in the way: of True, or of a store that is not to be trusted. Force calls for
+        which there is no package are eager then.
     """
     if wanted not in (True, False, "auto"):
         raise ValueError(f"compile must be True, False or 'auto', not {wanted!r}")
@@ -110,9 +151,12 @@ def use_compiled(model: Potential, wanted: Compile, report: Callable[[str], None
     if wanted is False:
         return False
     try:
-        path = find(model) or (Path(compile_forces(model)["package"]) if wanted is True else None)
-        if path is not None:
-            model.compiled = CompiledCall(model, path)
+        paths = find(model)
+        if paths:
+            model.compiled = CompiledCall(model, paths)
+        if wanted is True and len(paths) < len(forms_of(model)):
+            paths |= compile_forces(model, without=paths)["packages"]
+            model.compiled = CompiledCall(model, paths)
     except (store.UntrustedStore, CompilationError) as error:
         report(f"{error}; force calls are not compiled")
     return model.compiled is not None
@@ -129,20 +173,27 @@ def refusal(model: Potential) -> str | None:
     return None
 
 
-def find(model: Potential) -> Path | None:
-    """The package for this model's force calls, if the user's store has it. Raises `store.UntrustedStore`."""
+def forms_of(model: Potential) -> tuple[Form, ...]:
+    """Those that this model needs a package for."""
+    return (ISOLATED,) if model.long_range is None else (ISOLATED, PERIODIC)
+
+
+def find(model: Potential) -> dict[str, Path]:
+    """Packages for this model's force calls that the user's store has, by the names of their forms. Raises
+    `store.UntrustedStore`.
+    """
     if refusal(model):
-        return None
-    found = store.find(key_of(model))
-    return None if found is None else found[0]
+        return {}
+    found = {form.name: store.find(key_of(model, form)) for form in forms_of(model)}
+    return {name: entry[0] for name, entry in found.items() if entry is not None}
 
 
-def key_of(model: Potential) -> dict[str, Any]:
+def key_of(model: Potential, form: Form = ISOLATED) -> dict[str, Any]:
     """All that the machine code depends on: the model's shape and its function, precision, torch and the processor."""
     config = asdict(model.config)
     config.pop("reference_energies")
     return {
-        "function": "force call",
+        "function": f"force call, {form.name}",
         "config": json.loads(json.dumps(config)),
         "weights": {name: list(value.shape) for name, value in _weights(model).items()},
         "dtype": str(model.dtype),
@@ -153,46 +204,60 @@ def key_of(model: Potential) -> dict[str, Any]:
     }
 
 
-def compile_forces(model: Potential, report: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """Compile, hold to the eager call, keep. What stands in the package's about.json, and "package": where it is.
+def compile_forces(
+    model: Potential, report: Callable[[str], None] = lambda line: None, without: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
+    """Compile, hold to the eager call, keep. "packages", by form, and of all of them "seconds", the largest
+    "difference" and its "tolerance"; each package's own stand in its about.json. `without`: forms that are there.
 
-    Raises CompilationError (NoCompiler where there is none) and `store.UntrustedStore`; nothing is kept then.
+    Raises CompilationError (NoCompiler where there is none) and `store.UntrustedStore`; nothing is kept then of the
+    form that failed.
     """
     reason = refusal(model)
     if reason:
         raise CompilationError(reason)
-    folder, key = store.make_folder(), key_of(model)
+    folder = store.make_folder()
     check_compiler()
+    made = {
+        form.name: _compile(model, form, folder, report) for form in forms_of(model) if form.name not in (without or {})
+    }
+    return {
+        "seconds": sum(one["seconds"] for one in made.values()),
+        "difference": max(one["difference"] for one in made.values()),
+        "tolerance": TOLERANCE[model.dtype],
+        "packages": {name: one["package"] for name, one in made.items()},
+    }
+
+
+def _compile(model: Potential, form: Form, folder: Path, report: Callable[[str], None]) -> dict[str, Any]:
     began = time.perf_counter()
-    report("compiling the force call, a minute or two, once")
+    which = f" of {form.name} structures" if len(forms_of(model)) > 1 else ""
+    report(f"compiling the force call{which}, a minute or two, once")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".work-") as work:
         path = Path(work) / store.PACKAGE
-        inputs = _inputs(*example(model, _EXAMPLE_ATOMS))
-        assert inputs is not None
-        compile_package(_function(model), _weights(model), inputs, _SIZES[: len(inputs)], path)
+        _, inputs = _inputs(*example(model, _EXAMPLE_ATOMS, form))
+        compile_package(_function(model, form), _weights(model), inputs, form.sizes[: len(inputs)], path)
         seconds = time.perf_counter() - began
         report(f"compiled in {seconds:.0f} s; holding it to the eager call")
-        compiled = CompiledCall(model, path)
-        difference = check(model, compiled)
+        compiled = CompiledCall(model, {form.name: path})
+        difference = check(model, compiled, form)
         compiled.part()
         about = {"seconds": seconds, "difference": difference, "tolerance": TOLERANCE[model.dtype]}
-        kept = store.keep(key, path, about)
-    return {**about, "package": str(kept)}
+        kept = store.keep(key_of(model, form), path, about)
+    return {**about, "package": kept}
 
 
 @torch.no_grad()
-def check(model: Potential, compiled: Callable[..., LocalCall]) -> float:
+def check(model: Potential, compiled: Callable[..., LocalCall], form: Form = ISOLATED) -> float:
     """Hold compiled force calls to eager ones on structures of 3 to 150 atoms; the largest difference, see `TOLERANCE`.
 
-    Energies, derivatives by each pair's vector (so the stress), forces, extrapolation. Raises CompilationError beyond
-    the tolerance.
+    Energies, derivatives by each pair's vector (so the stress), forces, extrapolation, charges, virials. Raises
+    CompilationError beyond the tolerance.
     """
     largest = 0.0
     for n_atoms in _CHECKED_ATOMS:
-        inputs = example(model, n_atoms)
-        pairs = zip(compiled(*inputs), model.local_call(*inputs), strict=True)
-        for ours, eager in ((ours, eager) for ours, eager in pairs if isinstance(eager, Tensor)):
-            assert isinstance(ours, Tensor)
+        inputs = example(model, n_atoms, form)
+        for ours, eager in zip(_tensors(compiled(*inputs)), _tensors(model.local_call(*inputs)), strict=True):
             known = ~torch.isnan(eager)  # extrapolation, of a model without statistics
             scale = eager[known].abs().max().clamp(min=1.0) if bool(known.any()) else 1.0
             difference = torch.where(known | ~torch.isnan(ours), ours - eager, 0.0).abs().max() / scale
@@ -205,8 +270,14 @@ def check(model: Potential, compiled: Callable[..., LocalCall]) -> float:
     return largest
 
 
-def example(model: Potential, n_atoms: int) -> tuple[Any, ...]:
-    """Arguments of `Potential.local_call`: a piece of a crystal of mixed elements, atoms 2.5 Å apart and shaken."""
+def _tensors(call: LocalCall) -> tuple[Tensor, ...]:
+    return *(value for value in call if isinstance(value, Tensor)), *call.virials
+
+
+def example(model: Potential, n_atoms: int, form: Form = ISOLATED) -> tuple[Any, ...]:
+    """Arguments of `Potential.local_call`: a piece of a crystal of mixed elements, atoms 2.5 Å apart and shaken; for
+    `PERIODIC` charges see all images of it, in a cell with room around it.
+    """
     random = torch.Generator().manual_seed(n_atoms)
     side = range(math.ceil(n_atoms ** (1 / 3)))
     lattice = torch.tensor([(x, y, z) for x in side for y in side for z in side][:n_atoms], dtype=torch.float64)
@@ -217,26 +288,28 @@ def example(model: Potential, n_atoms: int) -> tuple[Any, ...]:
     vectors = (positions[pairs[1]] - positions[pairs[0]]).to(model.dtype)
     if model.long_range is None:
         return vectors, species, pairs
+    totals = None
+    if model.config.charge_response:
+        of_one = torch.zeros(2, dtype=model.dtype)
+        totals = Totals(torch.zeros_like(species), of_one + torch.nan, of_one)
+    if form is PERIODIC:
+        waves = waves_of((2.5 * len(side) + 3.0) * torch.eye(3, dtype=torch.float64))
+        phases = (positions @ waves.vectors.mT).to(model.dtype)
+        return vectors, species, pairs, Far(None, [FarWaves(0, 0, phases, waves)], totals=totals)
     index = torch.triu_indices(n_atoms, n_atoms, 1)
     far = FarPairs((positions[index[1]] - positions[index[0]]).to(model.dtype), index)
-    if not model.config.charge_response:
-        return vectors, species, pairs, Far(far)
-    of_one = torch.zeros(2, dtype=model.dtype)
-    return vectors, species, pairs, Far(far, totals=Totals(torch.zeros_like(species), of_one + torch.nan, of_one))
+    return vectors, species, pairs, Far(far, totals=totals)
 
 
 class _LocalCall(nn.Module):
     """`Potential.local_call` as a module, which torch.func.functional_call asks for."""
 
-    def __init__(self, model: Potential) -> None:
+    def __init__(self, model: Potential, form: Form = ISOLATED) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.form = model, form
 
     def forward(self, vectors: Tensor, species: Tensor, pairs: Tensor, *far: Tensor) -> tuple[Tensor, ...]:
-        far_pairs, totals = far[:2], far[2:]
-        made = Far(FarPairs(*far_pairs), totals=Totals(*totals) if totals else None) if far_pairs else None
-        call = self.model.local_call(vectors, species, pairs, made)
-        return tuple(value for value in call if isinstance(value, Tensor))
+        return _tensors(self.model.local_call(*_arguments(self.form, (vectors, species, pairs), far)))
 
 
 def _weights(model: Potential) -> Weights:
@@ -246,8 +319,8 @@ def _weights(model: Potential) -> Weights:
     return {name: value for name, value in named if value.is_floating_point()}
 
 
-def _function(model: Potential) -> Callable[..., tuple[Tensor, ...]]:
-    call = _LocalCall(model)
+def _function(model: Potential, form: Form) -> Callable[..., tuple[Tensor, ...]]:
+    call = _LocalCall(model, form)
 
     def local_call(weights: Weights, *inputs: Tensor) -> tuple[Tensor, ...]:
         return torch.func.functional_call(call, dict(weights), inputs)  # type: ignore[no-any-return]

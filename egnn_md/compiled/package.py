@@ -80,24 +80,19 @@ def check_compiler() -> None:
         ) from error
 
 
-class Package:
-    """A package with the weights of one model: `package(*inputs)` gives what `function(weights, *inputs)` would, with
-    what is written to them since, through `.data` too; other tensors put in place of these are not seen. Raises
-    CompilationError if it cannot be loaded.
+class JoinedWeights:
+    """The weights of one model as packages read them: parts of one tensor for each precision, so that what is written
+    to them, through `.data` too, is read at the next call. Other tensors put in place of these are not seen.
     """
 
-    def __init__(self, path: Path, weights: Weights) -> None:
-        try:
-            self._run = _load(path)
-        except RuntimeError as error:
-            raise CompilationError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+    def __init__(self, weights: Weights) -> None:
         self._weights = weights
         self._lock = Lock()
         self._joined: list[Tensor] = []
         self._places: list[int] = []
 
-    def _join(self) -> list[Tensor]:
-        """The tensors that the code reads: the weights are parts of them."""
+    def tensors(self) -> list[Tensor]:
+        """The tensors that the code reads."""
         with self._lock:
             if self._places != self._places_now():  # at the first call, and where a weight was given other memory
                 with torch.inference_mode(False):
@@ -120,9 +115,20 @@ class Package:
     def _places_now(self) -> list[int]:
         return [weight.data_ptr() for weight in self._weights.values()]
 
+
+class Package:
+    """`package(*inputs)` gives what `function(weights, *inputs)` would; CompilationError if it cannot be loaded."""
+
+    def __init__(self, path: Path, weights: JoinedWeights) -> None:
+        try:
+            self._run = _load(path)
+        except RuntimeError as error:
+            raise CompilationError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+        self._weights = weights
+
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """The code assumes precisions, devices and dense rows; dtypes are the caller's to keep."""
-        return self._run([*self._join(), *(value.contiguous() for value in inputs)])
+        return self._run([*self._weights.tensors(), *(value.contiguous() for value in inputs)])
 
 
 def _lay(weight: Tensor, values: Tensor) -> None:

@@ -20,7 +20,7 @@ from ase import Atoms
 
 from egnn_md.checkpoint import load, save
 from egnn_md.compiled import forces, store
-from egnn_md.compiled.package import CompilationError, NoCompiler, Package
+from egnn_md.compiled.package import CompilationError, JoinedWeights, NoCompiler, Package
 from egnn_md.dynamics.batched import Batch, State, run
 from egnn_md.graph import Graph, Prediction
 from egnn_md.models.potential import LocalCall, Potential
@@ -72,7 +72,7 @@ def test_one_package_serves_every_model_of_the_shape(model: Potential, random_po
         random_potential(elements=(1, 6, 7, 8, 17)),
     ]
     for potential in different:
-        assert forces.find(potential) is None
+        assert not forces.find(potential)
         assert not forces.use_compiled(potential, "auto")
 
 
@@ -294,7 +294,7 @@ def test_false_means_never(model: Potential) -> None:
 def test_true_compiles_what_is_not_there(random_potential: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Potential] = []
 
-    def refuse(model: Potential) -> None:
+    def refuse(model: Potential, **_: object) -> None:
         asked.append(model)
         raise CompilationError("the compiler is on strike")
 
@@ -332,12 +332,11 @@ def test_a_store_that_others_can_write_to_is_not_used(
 @pytest.mark.parametrize("keep", [0, 1000, -1])
 def test_a_cut_package_is_not_used(made_packages: Path, own_cache: Path, random_potential: Make, keep: int) -> None:
     shutil.copytree(made_packages / "egnn-md", own_cache / "egnn-md")
-    path = forces.find(random_potential())
-    assert path is not None
+    (path,) = forces.find(random_potential()).values()
     path.write_bytes(path.read_bytes()[:keep])
     assert not Predictor(random_potential()).compiled
     with pytest.raises(CompilationError, match="cannot be loaded"):
-        Package(path, {"w": torch.zeros(1)})
+        Package(path, JoinedWeights({"w": torch.zeros(1)}))
 
 
 def test_code_that_differs_from_the_eager_call_is_thrown_away(
@@ -358,7 +357,7 @@ def test_code_that_differs_from_the_eager_call_is_thrown_away(
     assert list(store.make_folder().iterdir()) == []
     monkeypatch.setattr(forces.CompiledCall, "__call__", right)
     forces.compile_forces(random_potential())
-    assert forces.find(random_potential()) is not None
+    assert list(forces.find(random_potential())) == ["isolated"]
 
 
 def test_numbers_that_are_none_do_not_pass(random_potential: Make) -> None:
@@ -399,7 +398,7 @@ def test_the_verb_finds_what_is_there(packages: Path, checkpoint_file: Path, cal
 
 
 def test_the_verb_refuses_in_one_line(call: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise NoCompiler("compiling needs a C++ compiler: install g++")
 
     monkeypatch.setattr(forces, "compile_forces", fail)
