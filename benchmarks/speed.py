@@ -169,8 +169,8 @@ def compiled_beside_eager(model: str, rounds: int, largest: int) -> list[dict[st
     return rows
 
 
-def ani2x(members: int) -> Any:
-    """torchani's calculator for ase of the architecture of ANI-2x, float32, with so many networks."""
+def ani2x(members: int, neighbors: str = "cell_list") -> Any:
+    """torchani's model of the architecture of ANI-2x, float32, with so many networks."""
     from torchani.arch import Assembler
     from torchani.utils import SYMBOLS_2X
 
@@ -179,15 +179,26 @@ def ani2x(members: int) -> Any:
     builder.set_global_cutoff_fn("cosine")
     builder.set_aev_computer(radial="ani2x", angular="ani2x", strategy="pyaev")
     builder.set_atomic_networks(ctor="ani2x")
-    builder.set_neighborlist("cell_list")
+    builder.set_neighborlist(neighbors)
     builder.set_zeros_as_self_energies()
-    return builder.assemble(members).requires_grad_(False).float().ase()
+    return builder.assemble(members).requires_grad_(False).float()
+
+
+def ani_batch(atoms: Atoms, copies: int) -> Callable[[np.ndarray], Any]:
+    """Forces of copies of a molecule by one network, side by side (for batches torchani has all pairs alone)."""
+    network, numbers = ani2x(1, "all_pairs"), torch.from_numpy(atoms.numbers).expand(copies, -1)
+
+    def call(positions: np.ndarray) -> Any:
+        x = torch.from_numpy(positions).float().reshape(copies, len(atoms), 3).requires_grad_()
+        return torch.autograd.grad(network((numbers, x)).energies.sum(), x)[0]
+
+    return call
 
 
 def beside_ani(model: str, rounds: int, compiled: bool) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     ours = calculator(model, "float32", compiled=compiled)
-    engines = {"ours": ours, "ANI-2x, 1 network": ani2x(1), "ANI-2x, 8 networks": ani2x(8)}
+    engines = {"ours": ours, "ANI-2x, 1 network": ani2x(1).ase(), "ANI-2x, 8 networks": ani2x(8).ase()}
     for name, atoms in {"C6H14": alkane(6), "water x 64": droplet("H2O", 64)}.items():
         calls = {label: through_ase(atoms, engine) for label, engine in engines.items()}
         seconds = interleaved(calls, atoms.positions, rounds)
@@ -197,6 +208,13 @@ def beside_ani(model: str, rounds: int, compiled: bool) -> list[dict[str, Any]]:
         ("structure", "atoms", *(f"{label} ms" for label in engines)),
         [(row["structure"], row["n_atoms"], *(1e3 * t for t in row["seconds"].values())) for row in rows],
     )
+    pentane, network = alkane(5), load_potential(model, "float32")
+    use_compiled(network, "auto" if compiled else False)
+    batch = Batch(network, [pentane] * 64)
+    both = {"ours": lambda x: batch.evaluate(torch.from_numpy(x)), "ANI-2x, 1 network": ani_batch(pentane, 64)}
+    seconds = interleaved(both, batch.positions.numpy(), max(rounds // 5, 1))
+    rows.append({"structure": "64 pentanes", "n_atoms": len(batch.positions), "seconds": seconds})
+    print("\n64 pentanes as a batch, a second: " + ", ".join(f"{name} {64 / t:.0f}" for name, t in seconds.items()))
     return rows
 
 

@@ -184,7 +184,9 @@ def read_header(name_or_path: str | Path) -> dict[str, Any]:
 
 @overload  # every shipped name stands in one of these: editors complete by them
 def load(
-    name_or_path: Literal["egnn-xtb", "egnn-xtb-0", "egnn-xtb-1", "egnn-xtb-2", "egnn-xtb-3", "organic-xtb"],
+    name_or_path: Literal[
+        "egnn-xtb", "egnn-xtb-0", "egnn-xtb-1", "egnn-xtb-2", "egnn-xtb-3", "egnn-xtb-4", "organic-xtb"
+    ],
     *,
     device: str | torch.device = ...,
     dtype: torch.dtype | str | None = ...,
@@ -195,7 +197,7 @@ def load(
 ) -> PropertyModel: ...
 @overload
 def load(
-    name_or_path: Literal["ethanol-flow", "organics-flow"],
+    name_or_path: Literal["ethanol-flow", "organics-flow", "organics-flow-1", "organics-flow-2"],
     *,
     device: str | torch.device = ...,
     dtype: torch.dtype | str | None = ...,

@@ -2,9 +2,9 @@
 
 usage: python recipes/flow_from_labels.py train.npz xtb_frames.npz flow.npz
 
-train.npz: of label_organics.py; xtb_frames.npz: as in with_ions.py. All labels are GFN2-xTB's, of the same zero. Taken are
-molecules of H C N O F S Cl at up to 600 K, whose forces stay below 15 eV/Å. gdb % 20 = 0 or 7 stay out, and what
-label_organics.py keeps for testing is not in train.npz.
+train.npz: of label_organics.py; xtb_frames.npz: as in with_ions.py. All labels are GFN2-xTB's, of the same zero.
+Taken are molecules of H C N O F S Cl at up to 600 K, whose forces stay below 15 eV/Å. gdb % 20 = 0 or 7 stay out, and
+what label_organics.py keeps for testing is not in train.npz.
 """
 
 from __future__ import annotations

@@ -27,16 +27,21 @@ from torch.nn.functional import linear
 
 from egnn_md.nn.ops import gather, segment_sum
 
-SHOWN: Final = 0.1
-"""e: what may be missing before anything is added,"""
-SHOWN_PER_ATOM: Final = 0.003
-"""and for each atom of the structure."""
-STEP: Final = 0.2
-"""e: so much further on, all of it is added."""
 SOFTEST: Final = 4.0
 """σ saturates there."""
 SCALE: Final = 5.0
 """eV/e and eV/e²: χ and η are in units of it, so that weights are of order one."""
+
+
+class Window(NamedTuple):
+    """Where δ' rises from nothing to δ; steep, so that few structures ought to lie within."""
+
+    shown: float = 0.1
+    """e: what may be missing before anything is added,"""
+    per_atom: float = 0.003
+    """and for each atom of the structure."""
+    step: float = 0.2
+    """e: so much further on, all of it is added."""
 
 
 class Totals(NamedTuple):
@@ -69,8 +74,9 @@ class ResponseTape(NamedTuple):
 class ChargeResponse(nn.Module):
     """See the top of this module."""
 
-    def __init__(self, hidden_dim: int) -> None:
+    def __init__(self, hidden_dim: int, window: Window) -> None:
         super().__init__()
+        self.window = window
         self.head = nn.Linear(hidden_dim, 3)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -84,9 +90,10 @@ class ChargeResponse(nn.Module):
         shown, weight, n_atoms = sums.unbind(-1)
         nearest = 2.0 * torch.round(0.5 * (shown.detach() - totals.odd)) + totals.odd
         missing = torch.where(torch.isnan(totals.charge), nearest, totals.charge) - shown
-        t = ((missing.abs() - SHOWN - SHOWN_PER_ATOM * n_atoms) * (1.0 / STEP)).clamp(0.0, 1.0)
+        shown_enough, per_atom, width = self.window
+        t = ((missing.abs() - shown_enough - per_atom * n_atoms) * (1.0 / width)).clamp(0.0, 1.0)
         step = t * t * t * (10.0 - t * (15.0 - 6.0 * t))
-        slope = step + missing.abs() * (t * (1.0 - t)).square() * (30.0 / STEP)
+        slope = step + missing.abs() * (t * (1.0 - t)).square() * (30.0 / width)
         shares = weights / gather(weight, structure)
         added = shares * gather(missing * step, structure)
         return own + added, ResponseTape(softness, electronegativity, hardness, shares, added, slope)

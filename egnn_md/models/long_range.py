@@ -28,7 +28,7 @@ from torch.nn.functional import linear, pad, silu
 
 from egnn_md.chemistry.dispersion import free_atom_c6
 from egnn_md.graph import Graph
-from egnn_md.models.charge_response import ChargeResponse, Totals
+from egnn_md.models.charge_response import ChargeResponse, Totals, Window
 from egnn_md.models.species import version_of
 from egnn_md.nn.far_field import (
     CHARGE_AT_ZERO,
@@ -203,9 +203,11 @@ def _waves(cell: tuple[float, ...], device: torch.device) -> Waves:
 class LongRange(nn.Module):
     """See the top of this module."""
 
-    def __init__(self, elements: Sequence[int], hidden_dim: int, *, response: bool = False, n_vectors: int = 0) -> None:
+    def __init__(
+        self, elements: Sequence[int], hidden_dim: int, *, response: Window | None = None, n_vectors: int = 0
+    ) -> None:
         super().__init__()
-        self.response = ChargeResponse(hidden_dim) if response else None
+        self.response = None if response is None else ChargeResponse(hidden_dim, response)
         self.head = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 3))
         strengths = torch.tensor(free_atom_c6(elements)).sqrt()
         self.strengths = nn.Parameter(strengths.to(torch.get_default_dtype()))

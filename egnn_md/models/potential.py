@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from egnn_md.graph import Graph, Prediction
 from egnn_md.models.bounds import check_positive, check_sizes
+from egnn_md.models.charge_response import Window
 from egnn_md.models.long_range import Far, FarField, LongRange
 from egnn_md.models.network import Network
 from egnn_md.models.species import Species, check_elements
@@ -68,6 +69,8 @@ class PotentialConfig:
     """Whether atoms have charges and dispersion that act at any distance; so the model knows ions."""
     charge_response: bool = False
     """Whether the charge of the structure, given or counted, adds what the atoms' surroundings do not show of it."""
+    response_window: tuple[float, float, float] = (0.1, 0.003, 0.2)
+    """Of that, where it sets in: see `charge_response.Window`."""
     bound: float | None = None
     """Where vectors and their products saturate in the layers (`VectorLayer`); None: nowhere."""
     node_dim: int | None = None
@@ -88,6 +91,9 @@ class PotentialConfig:
                 raise ValueError(f"{name} needs long_range")
         if self.bound is not None:
             check_positive(self, "bound")
+        window = self.response_window
+        if len(window) != 3 or not all(type(x) in (int, float) and 0 <= x < math.inf for x in window) or not window[2]:
+            raise ValueError("response_window must be three numbers from 0 on (e, e per atom, e), the last above 0")
         check_sizes(self)
 
 
@@ -154,7 +160,7 @@ class Potential(Shown, nn.Module):
             self.long_range = LongRange(
                 config.elements,
                 config.hidden_dim,
-                response=config.charge_response,
+                response=Window(*config.response_window) if config.charge_response else None,
                 n_vectors=config.n_vectors if config.atomic_dipoles else 0,
             )
         self.familiarity = Familiarity(config.hidden_dim, len(config.elements))

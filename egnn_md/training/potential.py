@@ -32,7 +32,8 @@ from egnn_md.training.task import LearningCurve
 
 STATISTICS_FRAMES = 8000
 MAY_CHANGE: Final = frozenset(
-    "repulsion_reach core_start core_end bound long_range charge_response atomic_dipoles node_dim".split()
+    "repulsion_reach core_start core_end bound node_dim long_range charge_response response_window "
+    "atomic_dipoles".split()
 )
 """Keys of [model] that count with init_from."""
 SAME_ZERO = 1.0

@@ -58,6 +58,9 @@ class PotentialModelConfig(Section):
     charge_response: bool = False
     """The structure's charge, given or counted, adds what its atoms' surroundings do not show of it: for conjugated
     ions. Needs long_range; with init_from it may be new."""
+    response_window: tuple[float, float, float] = (0.1, 0.003, 0.2)
+    """What may be missing before anything is added (e, and e per atom), and over how much (e) it rises to all of it.
+    With init_from it may change."""
     repulsion_reach: float = Field(0.85, gt=0)
     core_start: float = Field(0.5, gt=0)
     core_end: float = Field(0.7, gt=0)

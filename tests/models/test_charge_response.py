@@ -16,7 +16,7 @@ from egnn_md.dynamics.batched import Batch
 from egnn_md.dynamics.many import refusal
 from egnn_md.graph import Graph
 from egnn_md.laws import check_laws
-from egnn_md.models.charge_response import ChargeResponse, Totals
+from egnn_md.models.charge_response import ChargeResponse, Totals, Window
 from egnn_md.models.potential import Potential, PotentialConfig
 from egnn_md.predict import ChargeError, Geometry, Predictor
 
@@ -109,6 +109,14 @@ def test_nothing_is_added_where_surroundings_show_the_charge(random_potential: M
     assert float(found.charge) == pytest.approx(-0.92)
 
 
+def test_the_window_says_where_it_sets_in(random_potential: Make) -> None:
+    """0.08 e are missing: nothing is added in the window of the test before, all of it beyond a nearer one."""
+    graph = make_graph([8, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.97]], CUTOFF)
+    window = {"response_window": (0.05, 0.003, 0.02)}
+    model = showing(random_potential(long_range=True, charge_response=True, **window), -0.46)
+    assert float(model(graph).charge) == pytest.approx(-1.0)
+
+
 def test_side_by_side_as_by_themselves(responding: Potential) -> None:
     parts = [make_graph(*molecule("CH3CH2OH"), CUTOFF), charged(make_graph(*molecule("H2O"), CUTOFF), -2.0)]
     together = responding(Graph.collate(parts))
@@ -118,7 +126,7 @@ def test_side_by_side_as_by_themselves(responding: Potential) -> None:
 
 def test_the_way_back_is_autograds() -> None:
     torch.manual_seed(0)
-    response = ChargeResponse(4).double()
+    response = ChargeResponse(4, Window()).double()
     torch.nn.init.normal_(response.head.weight)
     structure = torch.tensor([0, 0, 0, 1, 1])
     missing = torch.tensor([math.nan, 1.0, math.nan]).double()
@@ -158,6 +166,9 @@ def test_laws_hold(responding: Potential) -> None:
 
 
 def test_it_needs_charges() -> None:
+    for window in ((0.1, 0.003), (0.1, 0.003, 0.0), (-0.1, 0.003, 0.2), (float("nan"), 0.0, 0.2)):
+        with pytest.raises(ValueError, match="response_window must be three numbers"):
+            PotentialConfig((1,), (0.0,), response_window=window)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="charge_response needs long_range"):
         PotentialConfig((1,), (0.0,), charge_response=True)
 

@@ -250,7 +250,7 @@ def test_the_shipped_model_knows_ions() -> None:
     hydrogen = next(k for k in np.flatnonzero(acetate.numbers == 1) if min(acetate.get_distances(k, oxygen)) < 1.1)
     assert len(carbon) == 2
     del acetate[hydrogen]
-    acetate.calc = EGNNCalculator("egnn-xtb-3")
+    acetate.calc = EGNNCalculator("egnn-xtb-4")
     alone = acetate.get_potential_energy()
     assert acetate.calc.results["charge"] == pytest.approx(-1.0, abs=0.2)
     acetate.info["charge"] = 0
@@ -259,11 +259,11 @@ def test_the_shipped_model_knows_ions() -> None:
     acetate.info = {}
     sodium = Atoms("Na", [[300.0, 0.0, 0.0]])
     both = acetate + sodium
-    both.calc = EGNNCalculator("egnn-xtb-3")
+    both.calc = EGNNCalculator("egnn-xtb-4")
     together = both.get_potential_energy()
     charges = both.calc.results["charge"]
     assert charges == pytest.approx(0.0, abs=0.3)
-    sodium.calc = EGNNCalculator("egnn-xtb-3")
+    sodium.calc = EGNNCalculator("egnn-xtb-4")
     parts = alone + sodium.get_potential_energy()
     assert together - parts == pytest.approx(-COULOMB / 300.0, abs=0.02)
 
