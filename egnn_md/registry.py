@@ -120,6 +120,8 @@ def _accuracy(kind: str, held_out: Any) -> str:
             name = "gap" if "gap" in errors else next(iter(errors))
             return f"{name} {errors[name]['mae']:.2g} {errors[name]['unit']}"
         if kind == "flow":
+            if "energy_change" in errors:  # of a map from single frames: over sub-steps of all lengths
+                return f"{errors['energy_change']:.0f} meV in a sub-step"
             longest = max(errors, key=float)
             return f"{errors[longest]['energy_change_rms']:.0f} meV in {float(longest):g} fs"
         return f"squared error {errors['mse']:.2g}" if "mse" in errors else ""

@@ -128,7 +128,7 @@ def test_the_type_of_what_load_gives_is_right(tmp_path: Path) -> None:
         names, of_any_file = variant.__annotations__["name_or_path"], variant.__annotations__["return"]
         if names.startswith("Literal["):
             typed |= dict.fromkeys(typing.get_args(eval(names, {"Literal": typing.Literal})), of_any_file)
-    names = (*egnn_md.shipped_models(), "egnn-xtb")
+    names = (*egnn_md.shipped_models(), "egnn-xtb", "organics-flow")
     assert typed == {name: type(egnn_md.load(name)).__name__ for name in names}
     assert set(typed.values()) <= set(of_any_file.split(" | "))
 
