@@ -165,10 +165,13 @@ def test_laws_hold(responding: Potential) -> None:
     assert [result.law for result in neutral if not result.holds] == []
 
 
-def test_it_needs_charges() -> None:
+def test_a_window_is_three_numbers() -> None:
     for window in ((0.1, 0.003), (0.1, 0.003, 0.0), (-0.1, 0.003, 0.2), (float("nan"), 0.0, 0.2)):
         with pytest.raises(ValueError, match="response_window must be three numbers"):
             PotentialConfig((1,), (0.0,), response_window=window)  # type: ignore[arg-type]
+
+
+def test_it_needs_charges() -> None:
     with pytest.raises(ValueError, match="charge_response needs long_range"):
         PotentialConfig((1,), (0.0,), charge_response=True)
 
